@@ -1,0 +1,33 @@
+"""What every source of a checkpoint is: something that can be held still while its files are read."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from formats.manifest import Engine, Role, StateInfo
+from storage.packing import SourceFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """A consistent set of files below `root`, valid until the context that gave it ends."""
+
+    engine: Engine
+    root: Path
+    files: tuple[SourceFile, ...]
+    empty_directories: tuple[str, ...] = ()
+    role: Role = "opaque"
+    states: tuple[StateInfo, ...] = ()
+
+
+class StateSource(Protocol):
+    """A directory, a database, a checkpoint of another engine."""
+
+    def capture(self) -> AbstractContextManager[Captured]:
+        """The state as of now. Read it inside the context; what was made for it is gone afterwards.
+
+        Raises: UsageError (no such source), BadNameError, SourceChangedError, AccessDeniedError.
+        """

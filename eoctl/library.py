@@ -1,0 +1,198 @@
+"""The library: a store, its pipelines and their snapshots, for scripts.
+
+    store = open_store("/var/lib/eoctl")
+    orders = store.pipeline("orders")
+    with orders.writer() as writer:
+        writer.checkpoint("/data/orders-state", offsets={"clicks": {"topic-0": 1234}})
+    restored = orders.restore("latest", to="/data/orders-restored")
+
+Everything here forwards to one service; values are the frozen dataclasses that `--json` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from eoctl.ambient import system_ambient
+from eoctl.engines.directory import DirectorySource
+from eoctl.engines.source import StateSource
+from eoctl.services import diff, entries, explain, inspect, resolve, restore, stats, verify, writers
+from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
+from eoctl.services.values import (
+    Created,
+    Difference,
+    Explanation,
+    FileRow,
+    HoldRow,
+    Inspection,
+    PipelineRow,
+    Restored,
+    SnapshotRow,
+    StoreInfo,
+    StoreStats,
+    Verification,
+)
+from formats.errors import UsageError
+from formats.ids import HashAlgorithm, PipelineId
+from formats.manifest import SinkState
+from storage import store as stores
+from storage.backends.urls import open_place
+from storage.store import Store
+
+State = str | Path | StateSource
+Offsets = Mapping[str, Mapping[str, int | str]]
+
+
+def init_store(url: str | Path, *, hash_name: str = "blake3") -> StoreHandle:
+    """A new, empty store. Raises: ConflictError if there is one."""
+    ambient = system_ambient()
+    place = open_place(str(url), ambient.new_id()[:12])
+    return StoreHandle(stores.init_store(place, HashAlgorithm(hash_name), ambient))
+
+
+def open_store(url: str | Path) -> StoreHandle:
+    """The store at `url`. Raises: StoreNotFoundError, CorruptError, UnsupportedError."""
+    ambient = system_ambient()
+    return StoreHandle(stores.open_store(open_place(str(url), ambient.new_id()[:12]), ambient))
+
+
+class StoreHandle:
+    """An open store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def pipeline(self, name: str) -> PipelineHandle:
+        """The pipeline of that name; it need not exist before its first checkpoint."""
+        return PipelineHandle(self._store, PipelineId(name))
+
+    def pipelines(self) -> tuple[PipelineRow, ...]:
+        return stats.list_pipelines(self._store)
+
+    def info(self) -> StoreInfo:
+        return stats.store_info(self._store)
+
+    def stats(self) -> StoreStats:
+        return stats.store_stats(self._store)
+
+
+class PipelineHandle:
+    """One pipeline of a store. A snapshot is named by its id, its name, or `latest`."""
+
+    def __init__(self, store: Store, pipeline: PipelineId) -> None:
+        self._store = store
+        self._pipeline = pipeline
+
+    def checkpoints(self) -> tuple[SnapshotRow, ...]:
+        """Every snapshot in order of commit, those in the trash too."""
+        return resolve.rows_of(self._store.head(self._pipeline).head)
+
+    def latest(self) -> SnapshotRow:
+        """The newest complete checkpoint. Raises: SnapshotNotFoundError."""
+        resolved = self._resolve("latest")
+        return resolve.row_of(resolved.head, resolved.entry)
+
+    @contextmanager
+    def writer(self, *, take_over: bool = False) -> Iterator[Writer]:
+        """We are the pipeline's writer inside the context; every older attempt is fenced.
+
+        Raises: ConflictError where another writer is live.
+        """
+        with writers.writing(self._store, self._pipeline, take_over=take_over, note="writer") as opened:
+            yield Writer(opened)
+
+    def restore(
+        self, snapshot: str | int, to: str | Path, *, operator: str | None = None, link: bool = False
+    ) -> Restored:
+        """`to` holds the snapshot, byte for byte, or does not exist."""
+        return restore.restore(self._store, self._resolve(snapshot), Path(to), operator=operator, link=link)
+
+    def inspect(self, snapshot: str | int) -> Inspection:
+        return inspect.inspect(self._store, self._resolve(snapshot))
+
+    def files(self, snapshot: str | int, *, operator: str | None = None) -> tuple[FileRow, ...]:
+        return inspect.list_files(self._store, self._resolve(snapshot), operator)
+
+    def diff(self, a: str | int, b: str | int) -> Difference:
+        return diff.diff(self._store, self._resolve(a), self._resolve(b))
+
+    def explain(self, snapshot: str | int, file: str | None = None) -> Explanation:
+        return explain.explain(self._store, self._resolve(snapshot), file)
+
+    def verify(self, snapshot: str | int | None = None, *, level: str = "full", scratch: str | Path) -> Verification:
+        """Damage is returned, not raised. `scratch`: where the level `drill` restores to."""
+        resolved = None if snapshot is None else self._resolve(snapshot)
+        return verify.verify(self._store, self._pipeline, resolved, level, scratch=Path(scratch))
+
+    def tag(self, snapshot: str | int, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        entries.tag(self._store, self._resolve(snapshot), frozenset(add), frozenset(remove))
+
+    def hold(self, snapshot: str | int, reason: str, *, expires_after_seconds: int | None = None) -> HoldRow:
+        """No expiry: a legal hold, kept until it is released."""
+        return entries.hold(self._store, self._resolve(snapshot), reason, expires_after_seconds)
+
+    def release(self, snapshot: str | int) -> None:
+        entries.release(self._store, self._resolve(snapshot))
+
+    def delete(self, *snapshots: str | int) -> None:
+        """The snapshots are in the trash, from where `undelete` brings them back until gc drops them."""
+        entries.delete(self._store, self._pipeline, frozenset(map(str, snapshots)), dry_run=False)
+
+    def undelete(self, snapshot: str | int) -> None:
+        entries.undelete(self._store, self._pipeline, str(snapshot))
+
+    def _resolve(self, snapshot: str | int) -> resolve.Resolved:
+        return resolve.resolve(self._store, str(snapshot), self._pipeline.name)
+
+
+class Writer:
+    """A pipeline's writer: commits checkpoints under its attempt."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+
+    @property
+    def attempt(self) -> int:
+        return self._opened.attempt
+
+    def checkpoint(
+        self,
+        state: State | Mapping[str, State] | None = None,
+        *,
+        offsets: Offsets | None = None,
+        sinks: Iterable[SinkState] = (),
+        tags: Iterable[str] = (),
+        as_id: int | None = None,
+        link: bool = False,
+    ) -> Created:
+        """A complete checkpoint of `state`: a directory, a source, or one for each `OPERATOR[/SUBTASK]`.
+
+        Raises: FencedError when a newer attempt exists; SourceChangedError; CommitUnknownError.
+        """
+        request = Request(
+            parts=_parts(state), offsets=offsets or {}, sinks=tuple(sinks), tags=tuple(tags), as_id=as_id, link=link
+        )
+        return create_checkpoint(self._opened, request)
+
+
+def _parts(state: State | Mapping[str, State] | None) -> tuple[Part, ...]:
+    if state is None:
+        return ()
+    if not isinstance(state, Mapping):
+        return (Part(source=_source(state)),)
+    parts = []
+    for name, source in state.items():
+        operator, slash, index = name.rpartition("/")
+        if slash and index.isdecimal():
+            parts.append(Part(source=_source(source), operator=operator, subtask=int(index)))
+        elif name:
+            parts.append(Part(source=_source(source), operator=name))
+        else:
+            raise UsageError("a state without an operator's name")
+    return tuple(parts)
+
+
+def _source(state: State) -> StateSource:
+    return DirectorySource(Path(state)) if isinstance(state, (str, Path)) else state

@@ -1,0 +1,1 @@
+"""One use case, one module, one function: gather, decide, act, and a value back."""

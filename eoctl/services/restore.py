@@ -1,0 +1,148 @@
+"""Restoring a snapshot: hold it, write every file beside the target, check every byte, then rename into place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from eoctl.ambient import format_time
+from eoctl.services.resolve import Resolved
+from eoctl.services.values import Restored, RestoredOperator, Transactions
+from formats.errors import AccessDeniedError, EoctlError, UnavailableError, UsageError
+from formats.ids import TxId
+from formats.manifest import Manifest, OperatorState, StateFile
+from formats.names import check_file_name
+from storage.blobs import Blobs
+from storage.extract import Extracted, Extraction, fresh_directory, sync_tree
+from storage.head import Edit, hold, release, swap_head
+from storage.store import Store
+
+HOLD_HOURS = 24
+
+Progress = Callable[[Extracted, int], None]  # so far, and how many bytes there are in all
+
+
+def restore(
+    store: Store,
+    resolved: Resolved,
+    target: Path,
+    *,
+    operator: str | None = None,
+    link: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Restored:
+    """`target` holds the snapshot's files, byte for byte, or does not exist.
+
+    One subtask's files lie in `target` itself; those of several in `target/OPERATOR/SUBTASK`.
+    Raises: UsageError, CorruptError, BlobGoneError, NoSpaceError, AccessDeniedError.
+    """
+    began = store.ambient.elapsed()
+    notes: list[str] = []
+    with fresh_directory(target) as temporary, _held(store, resolved, notes):
+        manifest = store.manifest(resolved.head, resolved.entry)
+        trees = _trees(manifest, operator)
+        total = sum(file.bytes for _, _, _, files, _ in trees for file in files)
+        extraction = Extraction(
+            blobs=Blobs(store.backend, resolved.pipeline, store.hash),
+            link=link,
+            progress=lambda done: progress(done, total),
+        )
+        restored = []
+        for state, subtask, folder, files, empty in trees:
+            root = temporary / folder
+            root.mkdir(parents=True, exist_ok=True)
+            extraction.tree(root, files, empty)
+            restored.append(RestoredOperator(uid=state.uid or state.id, subtask=subtask, path=str(target / folder)))
+        # I7: durable and right before it has its name.
+        sync_tree(temporary, extraction.done.files)
+    return Restored(
+        snapshot=resolved.address,
+        target=str(target),
+        files=extraction.done.files,
+        bytes=extraction.done.total_bytes,
+        linked_files=extraction.done.linked_files,
+        seconds=store.ambient.elapsed() - began,
+        operators=tuple(restored),
+        source_offsets={source.uid: dict(source.offsets) for source in manifest.sources},
+        transactions=_transactions(manifest),
+        notes=tuple(notes),
+    )
+
+
+_Tree = tuple[OperatorState, int, str, tuple[StateFile, ...], tuple[str, ...]]
+
+
+def _trees(manifest: Manifest, operator: str | None) -> list[_Tree]:
+    """Operator, subtask, folder below the target, files, empty directories."""
+    chosen = [state for state in manifest.operators if operator in {None, state.uid, state.id}]
+    if operator is not None and not chosen:
+        known = ", ".join(state.uid or state.id for state in manifest.operators)
+        raise UsageError(f"the snapshot has no operator {operator!r}", hint=f"it has: {known}")
+    alone = len(chosen) == 1 and len(chosen[0].subtasks) == 1 and not chosen[0].coordinator
+    folders = _folders(chosen)
+    trees: list[_Tree] = []
+    for state in chosen:
+        folder = folders[state.id]
+        for subtask in state.subtasks:
+            path = "" if alone else f"{folder}/{subtask.index}"
+            trees.append((state, subtask.index, path, subtask.files, subtask.empty_directories))
+        if state.coordinator:
+            trees.append((state, -1, f"{folder}/coordinator", state.coordinator, ()))
+    return trees
+
+
+def _folders(states: list[OperatorState]) -> dict[str, str]:
+    """A directory for each operator: its uid where that is a plain name and no other's but for case, else its id."""
+    uids = [state.uid.casefold() for state in states]
+    folders = {}
+    for state in states:
+        plain = bool(state.uid) and "/" not in state.uid and uids.count(state.uid.casefold()) == 1
+        if plain:
+            try:
+                check_file_name(state.uid)
+            except EoctlError:
+                plain = False
+        folders[state.id] = state.uid if plain else state.id
+    return folders
+
+
+def _transactions(manifest: Manifest) -> Transactions:
+    found = [transaction for sink in manifest.sinks for transaction in sink.transactions]
+    return Transactions(
+        commit=tuple(transaction.id for transaction in found if transaction.state == "pre-committed"),
+        abort=tuple(transaction.id for transaction in found if transaction.state == "aborted"),
+    )
+
+
+@contextmanager
+def _held(store: Store, resolved: Resolved, notes: list[str]) -> Iterator[None]:
+    """The snapshot stays whole meanwhile: under a hold, or where the store cannot be written, for the trash's time."""
+    ambient = store.ambient
+    hold_id = ambient.new_id()
+    now = ambient.now()
+    expires_at = format_time(datetime.fromisoformat(now) + timedelta(hours=HOLD_HOURS))
+    label = resolved.entry.label
+    try:
+        _edit(
+            store,
+            resolved,
+            lambda head: hold(head, label, hold_id=hold_id, reason="restore", now=now, expires_at=expires_at),
+        )
+    except (AccessDeniedError, UnavailableError) as error:
+        notes.append(f"restored without a hold, as the store cannot be written: {error.message}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        try:
+            _edit(store, resolved, lambda head: release(head, frozenset({hold_id})))
+        except EoctlError as error:
+            notes.append(f"the hold {hold_id} of this restore is left until {expires_at}: {error.message}")
+
+
+def _edit(store: Store, resolved: Resolved, edit: Edit) -> None:
+    current = store.head(resolved.pipeline)
+    swap_head(store.backend, current, edit, store.ambient, txid=TxId(store.ambient.new_id()), attempt=None)

@@ -1,0 +1,80 @@
+"""Being a pipeline's writer: one at a time, told by pins, enforced by the attempt in HEAD."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from eoctl.services.checkpoint import Opened
+from formats.errors import ConflictError
+from formats.ids import PipelineId
+from storage.pins import Pin, PinRecord, read_pins, remove_pins
+from storage.session import open_writer
+from storage.store import Store
+
+FRESH_SECONDS = 3600
+
+
+@contextmanager
+def writing(
+    store: Store, pipeline: PipelineId, *, take_over: bool = False, note: str = "checkpoint create"
+) -> Iterator[Opened]:
+    """We are the pipeline's writer: a new attempt is ours, and a pin says so until the end of the context.
+
+    Raises: ConflictError where a fresh pin shows another writer and `take_over` is not given.
+    """
+    other = live_writer(store, pipeline)
+    if other is not None and not take_over:
+        raise ConflictError(
+            f"{pipeline} has a live writer: {other}", hint="wait for it, or fence it off with --take-over"
+        )
+    attempt, owner = open_writer(store, pipeline)
+    era = store.head(pipeline).head.era
+    pin = Pin(store.backend, pipeline, owner)
+    record = PinRecord(
+        format="eoctl.pin",
+        version=1,
+        era=era,
+        attempt=attempt,
+        host=store.ambient.host,
+        process=_process(os.getpid()) or "",
+        note=note[:256],
+    )
+    pin.refresh(record)
+    try:
+        yield Opened(store, pipeline, attempt, owner)
+    finally:
+        pin.remove()
+
+
+def live_writer(store: Store, pipeline: PipelineId) -> str | None:
+    """Who uploads to the pipeline now, as far as fresh pins tell; pins of dead processes of this host are removed."""
+    dead = []
+    live = None
+    now = datetime.fromisoformat(store.ambient.now()).timestamp()
+    for found, record in read_pins(store.backend, pipeline):
+        here = record.host == store.ambient.host
+        if here and record.process and _process(int(record.process.partition(".")[0])) != record.process:
+            dead.append(found.key)
+        elif now - found.modified_at < FRESH_SECONDS:
+            where = f"process {record.process.partition('.')[0]} of this host" if here else "another host"
+            live = f"attempt {record.attempt}, {record.note}, {where}"
+    if dead:
+        remove_pins(store.backend, dead)
+    return live
+
+
+def _process(pid: int) -> str | None:
+    """The process's id and start time, so that a number used again is not taken for it; None if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
+        return f"{pid}."
+    return f"{pid}.{fields[19]}"

@@ -1,0 +1,3 @@
+"""The version, said once: the build reads it from here, and so does `eoctl --version`."""
+
+VERSION = "0.1.0"

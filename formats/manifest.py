@@ -1,0 +1,325 @@
+"""The manifest: the immutable list of what one snapshot consists of.
+
+`Manifest` > `OperatorState` > `SubtaskState` > `StateFile`; beside them source offsets, sink
+transactions, metrics and where it all came from. Stored as canonical JSON in one zstd frame, under the
+digest of the stored bytes. The format is told in docs/formats/manifest.md.
+
+A state file's *content* has a digest and a size: by these it is reused and restored. Where its bytes lie is
+its `place`: inline, whole in a blob of its own, a slice of a pack, or, for a large mutable file, tables of
+64 KiB blocks (formats/blocktable.py) whose packs `Manifest.packs` names. So the manifest alone says which
+blobs a snapshot needs: `blobs(manifest)`.
+
+Rules kept here: every name is safe (formats/names.py), files are sorted by name and distinct within a
+subtask, slices lie inside their pack, a file's parts fit its size. Durations are integers of microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from formats.canonical import MAX_STRING_BYTES
+from formats.errors import BadManifestError, TooLargeError
+from formats.ids import DIGEST_PATTERN, HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, BlobKey, Digest, Era, HashAlgorithm
+from formats.names import check_file_names
+
+MAX_MANIFEST_BYTES = 256 << 20
+MAX_FILES = 1_000_000
+MAX_INLINE_BYTES = 4096
+MAX_INLINE_TOTAL_BYTES = 1 << 20
+BLOCK_BYTES = 64 << 10
+TABLE_BLOCKS = 4096  # blocks of one table: 256 MiB of content
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Text: TypeAlias = Annotated[str, Meta(max_length=MAX_STRING_BYTES)]
+DigestText: TypeAlias = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+KeyText: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\.(0|[1-9][0-9]{0,15})\Z")]
+Hex32: TypeAlias = Annotated[str, Meta(pattern=HEX32_PATTERN)]
+Name: TypeAlias = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Codec: TypeAlias = Literal["raw", "zstd"]
+Role: TypeAlias = Literal["opaque", "keyed", "operator", "timer", "in-flight", "coordinator"]
+
+
+class Inline(Struct, frozen=True, tag="inline", tag_field="in", forbid_unknown_fields=True, gc=False):
+    """The content itself, at most 4 KiB."""
+
+    data: Annotated[bytes, Meta(max_length=MAX_INLINE_BYTES)]
+
+
+class Whole(Struct, frozen=True, tag="blob", tag_field="in", forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One blob holds the content. Stored raw, its digest and size are the content's and are not said twice."""
+
+    era: Count
+    codec: Codec = "raw"
+    digest: DigestText = ""
+    stored_bytes: Count = 0
+
+
+class Slice(Struct, frozen=True, tag="pack", tag_field="in", forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Bytes `[offset, offset + length)` of a pack, which `Manifest.packs` names too."""
+
+    pack: KeyText
+    offset: Count
+    length: Count
+    codec: Codec = "raw"
+
+
+class Table(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One encoded block table: the digest and size of the table, and where it lies."""
+
+    digest: DigestText
+    bytes: Count
+    place: Whole | Slice
+
+
+class Blocks(Struct, frozen=True, tag="blocks", tag_field="in", forbid_unknown_fields=True, gc=False):
+    """Fixed blocks of 64 KiB, 4096 to a table, in order; the last block may be short."""
+
+    tables: tuple[Table, ...]
+    packs: tuple[KeyText, ...]  # sorted; every pack that the tables name
+
+
+Place: TypeAlias = Inline | Whole | Slice | Blocks
+
+
+class StateFile(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One named file of a subtask.
+
+    `stamp` says how the file looked at its source (device, inode, mtime in ns; hex), so that an unchanged
+    file is not read again; it is absent where the file could still have changed within one clock tick.
+    `first_stored_in` is the checkpoint that uploaded the content.
+    """
+
+    name: Text
+    bytes: Count
+    digest: DigestText
+    place: Place
+    first_stored_in: Count
+    role: Role = "opaque"
+    stamp: Text = ""
+
+
+class PackRef(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A pack that some slice or block of this manifest lies in."""
+
+    key: KeyText
+    bytes: Count
+
+
+class Engine(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What wrote the state: `directory`, `rocksdb`, `sqlite`, `flink`, `eoctl`; or `mixed`, on a manifest."""
+
+    kind: Name
+    version: Text = ""
+    properties: dict[Text, Text] = {}
+
+
+class SubtaskState(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one parallel instance handed over. `key_groups` is half-open."""
+
+    index: Count
+    files: tuple[StateFile, ...]
+    key_groups: tuple[Count, Count] | None = None
+    finished: bool = False
+    empty_directories: tuple[Text, ...] = ()
+
+
+class StateInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A named state of an operator, as far as its engine tells: kind is value, list, map, timer, broadcast, ..."""
+
+    name: Text
+    kind: Text
+    bytes: Count | None = None
+    entries: Count | None = None
+    properties: dict[Text, Text] = {}
+
+
+class OperatorState(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All state of one operator. `coordinator` holds what belongs to no subtask. Max parallelism 0: not known."""
+
+    id: Hex32
+    subtasks: tuple[SubtaskState, ...]
+    parallelism: Count
+    engine: Engine
+    uid: Text = ""
+    name: Text = ""
+    max_parallelism: Count = 0
+    states: tuple[StateInfo, ...] = ()
+    coordinator: tuple[StateFile, ...] = ()
+
+
+class SourceOffsets(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where one source stands: partition (or split) -> next position to read."""
+
+    uid: Text
+    offsets: dict[Text, Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)] | Text]
+
+
+class Transaction(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A committable: a sink's pre-committed transaction, to be committed because this snapshot exists."""
+
+    id: Text
+    state: Literal["pre-committed", "committed", "aborted"]
+    checkpoint: Count
+    subtask: Count = 0
+    properties: dict[Text, Text] = {}
+    payload: bytes = b""
+
+
+class SinkState(Struct, frozen=True, forbid_unknown_fields=True):
+    """One sink's transactions."""
+
+    uid: Text
+    transactions: tuple[Transaction, ...]
+
+
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the checkpoint cost. Times in microseconds."""
+
+    full_bytes: Count
+    added_bytes: Count
+    stored_bytes: Count = 0  # what was uploaded for the added bytes, after compression
+    in_flight_bytes: Count = 0
+    duration_micros: Count = 0
+    alignment_micros: Count = 0
+    snapshot_micros: Count = 0
+    upload_micros: Count = 0
+    timeout_micros: Count = 0
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One snapshot, complete. `base` and `seq` only inform: nothing is read through them."""
+
+    FORMAT: ClassVar[str] = "eoctl.manifest"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["eoctl.manifest"]
+    version: Literal[1]
+    store: Hex32
+    pipeline: Name
+    kind: Literal["checkpoint", "savepoint"]
+    id: Count
+    txid: Hex32
+    created_at: Text
+    attempt: Count
+    hash: HashAlgorithm
+    engine: Engine
+    operators: tuple[OperatorState, ...]
+    packs: tuple[PackRef, ...]
+    metrics: Metrics
+    name: Text = ""  # of a savepoint
+    base: Count = 0
+    tags: tuple[Text, ...] = ()  # as given at creation; HEAD has the present ones
+    host: Text = ""  # on which the stamps mean something; a digest, not a name
+    sources: tuple[SourceOffsets, ...] = ()
+    sinks: tuple[SinkState, ...] = ()
+    properties: dict[Text, Text] = {}
+
+
+def files_of(manifest: Manifest) -> Iterator[tuple[OperatorState, SubtaskState | None, StateFile]]:
+    """Every state file with its operator and subtask; None for the operator's coordinator."""
+    for operator in manifest.operators:
+        for file in operator.coordinator:
+            yield operator, None, file
+        for subtask in operator.subtasks:
+            for file in subtask.files:
+                yield operator, subtask, file
+
+
+def blob_key(file: StateFile | Table, place: Whole) -> BlobKey:
+    """The blob that holds `file` whole."""
+    return BlobKey(Digest(place.digest or file.digest), Era(place.era))
+
+
+def stored_bytes_of(file: StateFile | Table, place: Whole) -> int:
+    return file.bytes if place.codec == "raw" else place.stored_bytes
+
+
+def packs_of(file: StateFile) -> tuple[str, ...]:
+    """The packs that the file's bytes lie in."""
+    match file.place:
+        case Slice(pack=pack):
+            return (pack,)
+        case Blocks(packs=packs):
+            return packs
+    return ()
+
+
+def blobs(manifest: Manifest) -> dict[BlobKey, int]:
+    """Every blob that the snapshot needs, with its stored size; the manifest's own key is not among them."""
+    found = {BlobKey.parse(pack.key): pack.bytes for pack in manifest.packs}
+    for _, _, file in files_of(manifest):
+        match file.place:
+            case Whole() as place:
+                found[blob_key(file, place)] = stored_bytes_of(file, place)
+            case Blocks(tables=tables):
+                for table in tables:
+                    if isinstance(table.place, Whole):
+                        found[blob_key(table, table.place)] = stored_bytes_of(table, table.place)
+    return found
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """The rules that types cannot say.
+
+    Raises: BadManifestError, BadNameError, NameClashError, TooLargeError.
+    """
+    packs = {pack.key: pack.bytes for pack in manifest.packs}
+    if list(packs) != sorted(packs) or len(packs) != len(manifest.packs):
+        _bad(manifest, "packs are not sorted and distinct")
+    _distinct(manifest, [operator.id for operator in manifest.operators], "operator ids")
+    files = inline_bytes = 0
+    used: set[str] = set()
+    for operator in manifest.operators:
+        _distinct(manifest, [str(subtask.index) for subtask in operator.subtasks], "subtask indexes")
+        groups: list[tuple[tuple[StateFile, ...], tuple[str, ...]]] = [(operator.coordinator, ())]
+        groups += [(subtask.files, subtask.empty_directories) for subtask in operator.subtasks]
+        for group, directories in groups:
+            files += len(group)
+            if files > MAX_FILES:
+                message = f"manifest of {manifest.pipeline} names more than {MAX_FILES} files"
+                raise TooLargeError(message)
+            check_file_names([file.name for file in group] + list(directories))
+            for file in group:
+                inline_bytes += _check_place(manifest, file, packs, used)
+    if inline_bytes > MAX_INLINE_TOTAL_BYTES:
+        _bad(manifest, f"{inline_bytes} bytes inline (limit {MAX_INLINE_TOTAL_BYTES})")
+    if used != set(packs):
+        _bad(manifest, "packs named are not the packs used")
+
+
+def _check_place(manifest: Manifest, file: StateFile | Table, packs: dict[str, int], used: set[str]) -> int:
+    """The file's bytes can lie where it says; returns how many of them lie inline."""
+    match file.place:
+        case Inline(data=data):
+            if len(data) != file.bytes:
+                _bad(manifest, "inline data of another size", file)
+            return len(data)
+        case Whole(codec=codec, digest=digest, stored_bytes=stored_bytes):
+            if (codec == "raw") != (digest == "" and stored_bytes == 0):
+                _bad(manifest, "a stored digest goes with a codec, and only with one", file)
+        case Slice(pack=pack, offset=offset, length=length, codec=codec):
+            if offset + length > packs.get(pack, -1) or (codec == "raw" and length != file.bytes):
+                _bad(manifest, "slice beyond its pack or its size", file)
+            used.add(pack)
+        case Blocks(tables=tables, packs=block_packs):
+            blocks = -(-file.bytes // BLOCK_BYTES)
+            if len(tables) != -(-blocks // TABLE_BLOCKS) or not set(block_packs) <= packs.keys():
+                _bad(manifest, "block tables do not fit the file's size", file)
+            used.update(block_packs)
+            for table in tables:
+                _check_place(manifest, table, packs, used)
+    return 0
+
+
+def _distinct(manifest: Manifest, names: list[str], what: str) -> None:
+    if len(set(names)) != len(names):
+        _bad(manifest, f"{what} are not distinct")
+
+
+def _bad(manifest: Manifest, reason: str, file: StateFile | Table | None = None) -> None:
+    where = f": {file.name[:200]!r}" if isinstance(file, StateFile) else ""
+    message = f"manifest of {manifest.pipeline}@{manifest.name or manifest.id}: {reason}{where}"
+    raise BadManifestError(message)

@@ -1,0 +1,157 @@
+"""What a place to keep bytes must do: six verbs, and nothing else.
+
+Each verb is atomic and safe to retry. A failure says whether the effect did not happen (`UnavailableError`,
+`NoSpaceError`, `AccessDeniedError`) or may have (`OutcomeUnknownError`). What `create` and `swap` report as
+done survives a power loss. Retrying, counting, fault injection are wrappers with the same six verbs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, NewType, Protocol, TypeAlias
+
+from formats.errors import BadNameError, EoctlError, UnavailableError
+
+Version = NewType("Version", str)  # of a swappable value: the digest of its bytes, which a nonce makes unique
+
+_key = re.compile(r"(?!\.)[A-Za-z0-9._-]+(?:/(?!\.)[A-Za-z0-9._-]+)*\Z")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """A name inside a backend: relative, `/`-separated, parts of `[A-Za-z0-9._-]` that do not start with a dot."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if _key.match(self.path) is None:
+            message = f"bad key: {self.path[:200]!r}"
+            raise BadNameError(message)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored value. `modified_at` is seconds since 1970 by the store's clock: policy only."""
+
+    key: Key
+    bytes: int
+    modified_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A write that never finished: a temporary file, a multipart upload. `token` is the backend's own."""
+
+    key: Key
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What some keys have in common up to a `/`."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file handed over: the backend may link or move it, and it is gone after `create`."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOf:
+    """The bytes of another key of the same backend, copied on the server where it can."""
+
+    key: Key
+
+
+class Reach(StrEnum):
+    """What `list` shows."""
+
+    ALL = "all"  # every value below: Found
+    FOLDERS = "folders"  # one level of names: Folder
+    UNFINISHED = "unfinished"  # writes that never finished, in the whole store: Unfinished
+
+
+Body: TypeAlias = bytes | LocalFile | CopyOf
+
+
+class KeyAbsentError(EoctlError):
+    """`open` met no value under the key; the caller says what that means."""
+
+    kind = "key-absent"
+
+
+class VersionMismatchError(EoctlError):
+    """`swap` was refused: the value is not the expected one (or the server says so: see storage/head.py)."""
+
+    kind = "version-mismatch"
+
+
+class SyncFailedError(UnavailableError):
+    """The disk failed to make bytes durable. What was linked since cannot be trusted, however it reads."""
+
+    kind = "sync-failed"
+
+
+def version_of(data: bytes) -> Version:
+    """What `swap` expects of the value that holds `data`."""
+    return Version(hashlib.sha256(data).hexdigest())
+
+
+class Backend(Protocol):
+    """Named byte sequences."""
+
+    def stat(self, key: Key) -> Found | None:
+        """The value's size, or None."""
+
+    def open(self, key: Key, start: int = 0, length: int | None = None) -> BinaryIO:
+        """A reader of the value or of a range of it, for the caller to close.
+
+        On local disk a whole value is a real file, so that restore may link it.
+
+        Raises: KeyAbsentError.
+        """
+
+    def create(self, key: Key, body: Body) -> bool:
+        """The value is there and durable; True if by this call. Never overwrites: False means some value was there.
+
+        Raises: KeyAbsentError if the source of a copy is gone.
+        """
+
+    def swap(self, key: Key, body: bytes, expected: Version) -> None:
+        """`body` has replaced the expected value. For HEAD only.
+
+        Raises: VersionMismatchError and KeyAbsentError (refused), OutcomeUnknownError (read back), and
+        CommitUnknownError where reading back could not settle it.
+        """
+
+    def list(self, prefix: Key, *, reach: Reach = Reach.ALL) -> Iterator[Found | Folder | Unfinished]:
+        """What lies below `prefix` + `/`, sorted by key."""
+
+    def delete(self, keys: Iterable[Key | Unfinished]) -> None:
+        """The keys are gone; absent ones are fine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a store lies, or may be made.
+
+    `scratch` is a directory from which `create` takes a file cheaply; `make_folders` makes folders ahead, at
+    one sync for each parent (nothing where names need no folders).
+    """
+
+    url: str
+    backend: Backend
+    scratch: Path
+    make_folders: Callable[[Iterable[Key]], None]

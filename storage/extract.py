@@ -1,0 +1,259 @@
+"""Writing state files into a fresh directory: every byte hashed, nothing visible before all are right.
+
+Files are made through descriptors of their directories, never over a path that somebody else could have put a
+link into, and never over an existing name. Slices of one pack are written together, in the order in which they
+lie. `link` gives a restored file the store's own inode (or a clone of it): instant and unchecked, for files
+that nobody will write into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import glob
+import io
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from formats.errors import AccessDeniedError, NoSpaceError, UnavailableError, UsageError
+from formats.manifest import Slice, StateFile, Whole, blob_key
+from formats.names import check_file_names
+from storage import layout
+from storage.blobs import Blobs
+from storage.ingest import FICLONE, write_all
+from storage.transfer import each
+
+MANY_FILES = 64  # from here on one sync of the file system is cheaper than one of each file
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Extracted:
+    """What was written so far."""
+
+    total_bytes: int = 0
+    files: int = 0
+    linked_files: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """Restores files of one pipeline. `progress` is called from the calling thread."""
+
+    blobs: Blobs
+    link: bool = False
+    progress: Callable[[Extracted], None] = lambda _: None
+    done: Extracted = field(default_factory=Extracted)
+
+    def tree(self, root: Path, files: Sequence[StateFile], empty_directories: Sequence[str]) -> None:
+        """The files are below `root`, a directory of ours, with their right content. Not synced yet.
+
+        Raises: BadNameError, NameClashError, BlobGoneError, CorruptError, NoSpaceError.
+        """
+        check_file_names([*(file.name for file in files), *empty_directories])
+        with _told(root):
+            folders = _Folders(root)
+        try:
+            with _told(root):
+                for name in [*(file.name.rpartition("/")[0] for file in files), *empty_directories]:
+                    folders.open(name)
+            for group, linked in each(_groups(files), lambda group: self._group(folders, group)):
+                self.done.linked_files += linked
+                self.done.files += len(group)
+                self.done.total_bytes += sum(file.bytes for file in group)
+                self.progress(self.done)
+        finally:
+            folders.close()
+
+    def _group(self, folders: _Folders, files: Sequence[StateFile]) -> tuple[Sequence[StateFile], int]:
+        linked = 0
+        for file, parts in self.blobs.contents(files):
+            folder, _, name = file.name.rpartition("/")
+            with _told(folders.root / file.name):
+                directory = folders.open(folder)
+                if self.link and self._share(file, directory, name):
+                    linked += 1
+                    continue
+                descriptor = os.open(name, _NEW, 0o666, dir_fd=directory)
+                try:
+                    for part in parts:
+                        write_all(descriptor, part)
+                finally:
+                    os.close(descriptor)
+        return files, linked
+
+    def _share(self, file: StateFile, directory: int, name: str) -> bool:
+        """The file shares the bytes of its blob, by clone or hard link. False where it has to be written."""
+        if not isinstance(file.place, Whole) or file.place.codec != "raw":
+            return False
+        with self.blobs.backend.open(layout.blob(self.blobs.pipeline, blob_key(file, file.place))) as blob:
+            if not isinstance(blob, io.FileIO) or os.fstat(blob.fileno()).st_size != file.bytes:
+                return False
+            descriptor = os.open(name, _NEW, 0o666, dir_fd=directory)
+            try:
+                fcntl.ioctl(descriptor, FICLONE, blob.fileno())
+            except OSError:
+                os.unlink(name, dir_fd=directory)
+            else:
+                return True
+            finally:
+                os.close(descriptor)
+            try:
+                os.link(f"/proc/self/fd/{blob.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
+            except OSError as error:
+                if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOENT, errno.EOPNOTSUPP}:
+                    return False
+                raise
+            return True
+
+
+class _Folders:
+    """Descriptors of the directories below `root`, each made by us and opened without following a link."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._open = {"": os.open(root, _DIRECTORY)}
+
+    def open(self, name: str) -> int:
+        with self._lock:
+            return self._made(name)
+
+    def _made(self, name: str) -> int:
+        if name not in self._open:
+            parent, _, last = name.rpartition("/")
+            above = self._made(parent)
+            os.mkdir(last, dir_fd=above)
+            self._open[name] = os.open(last, _DIRECTORY, dir_fd=above)
+        return self._open[name]
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+
+def _groups(files: Sequence[StateFile]) -> Iterator[Sequence[StateFile]]:
+    """Files that one worker writes in a row: those of one pack by offset, every other alone."""
+    packs: dict[str, list[StateFile]] = {}
+    for file in files:
+        if isinstance(file.place, Slice):
+            packs.setdefault(file.place.pack, []).append(file)
+        else:
+            yield (file,)
+    for group in packs.values():
+        yield sorted(group, key=_offset)
+
+
+def _offset(file: StateFile) -> int:
+    assert isinstance(file.place, Slice)
+    return file.place.offset
+
+
+def sync_tree(root: Path, files: int) -> None:
+    """Everything below `root` survives a power loss. Raises: what the disk says."""
+    with _told(root):
+        if files > MANY_FILES and _sync_file_system(root):
+            return
+        for folder, _, names in os.walk(root, topdown=False):
+            for name in names:
+                _sync(os.path.join(folder, name), os.O_RDONLY)
+            _sync(folder, _DIRECTORY)
+
+
+def _sync_file_system(root: Path) -> bool:
+    """One `syncfs` of the file system that holds `root`; False where the system has none."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        return False
+    descriptor = os.open(root, _DIRECTORY)
+    try:
+        if syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(root))
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _sync(path: str, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def fresh_directory(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that becomes `target` at the end of the context, or is gone after an error.
+
+    `target` must not exist, or be an empty directory. What a killed run left beside it is cleared away.
+    Raises: UsageError (something is there), AccessDeniedError, NoSpaceError, UnavailableError.
+    """
+    target = target.absolute()
+    with _told(target):
+        _check_free(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(target)
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+        lock = os.open(temporary, _DIRECTORY)
+    try:
+        with _told(target):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            temporary.chmod(0o755)
+        yield temporary
+        with _told(target):
+            _check_free(target)
+            os.rename(temporary, target)
+            _sync(str(target.parent), _DIRECTORY)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.eoctl-"
+
+
+def _check_free(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"the target is not a directory: {target}", hint="name a new or an empty directory")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(f"the target is not empty: {target}", hint="name a new or an empty directory")
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Directories of runs that died: nobody holds their lock."""
+    for leftover in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
+        if leftover.is_symlink() or not leftover.is_dir():
+            continue
+        descriptor = os.open(leftover, _DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """`OSError` about the target leaves as one of our errors."""
+    try:
+        yield
+    except PermissionError as error:
+        raise AccessDeniedError(f"no permission to write {error.filename or path}") from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise NoSpaceError(f"no space left for {path}", hint="free some space; no target was made") from error
+        raise UnavailableError(f"{error.strerror or error}: {path}") from error

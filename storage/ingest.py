@@ -1,0 +1,362 @@
+"""Turning the files of one source tree into state files, uploading only what the store lacks.
+
+A file that looks as it did when the base was taken (device, inode, size, mtime; and old enough then that a
+later write must show) is not read. Everything else is read once: the bytes that are hashed are the bytes that
+are stored, and a file that changed meanwhile stops the checkpoint.
+
+`link` trusts more: the store then shares the source's inode (or, where the file system can, a copy-on-write
+clone of it), so nobody may write into that file again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from formats.errors import AccessDeniedError, EoctlError, NoSpaceError, SourceChangedError, UnavailableError
+from formats.ids import BlobKey, Digest, HashAlgorithm
+from formats.manifest import Blocks, Inline, Place, Role, StateFile, Whole
+from formats.names import check_file_names
+from storage.backend import LocalFile
+from storage.blobs import CHUNK_BYTES, digest_of
+from storage.blocks import BlockFile, BlockWriter
+from storage.packing import (
+    PROBE_BYTES,
+    SMALL_BYTES,
+    Layout,
+    SourceFile,
+    goes_inline,
+    is_compressed,
+    pays,
+)
+from storage.packs import Packer, Pending
+from storage.session import Session
+from storage.transfer import each
+
+if TYPE_CHECKING:
+    import zstandard
+
+FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an ingestion did so far: bytes of content and files, read or reused."""
+
+    added_bytes: int = 0
+    stored_bytes: int = 0
+    read_bytes: int = 0
+    total_bytes: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingest:
+    """One plan's way of storing files. `progress` is called with the tally from the calling thread."""
+
+    session: Session
+    checkpoint: int
+    link: bool = False
+    reread: bool = False
+    progress: Callable[[Tally], None] = lambda _: None
+    tally: Tally = field(default_factory=Tally)
+
+    def tree(
+        self, root: Path, files: Sequence[SourceFile], previous: Mapping[str, StateFile], role: Role
+    ) -> tuple[StateFile, ...]:
+        """A state file for every file below `root`, in the same order; their content is in the store.
+
+        `previous`: the files of the same subtask in the base, by name.
+        Raises: BadNameError, NameClashError, SourceChangedError, what storing raises.
+        """
+        check_file_names(file.name for file in files)
+        found: dict[str, StateFile] = {}
+        rest: list[SourceFile] = []
+        for file in files:
+            before = previous.get(file.name)
+            if before is not None and before.stamp == file.stamp and before.bytes == file.bytes and not self.reread:
+                found[file.name] = before
+            else:
+                rest.append(file)
+        if found:
+            self.session.borrow()
+            self._count(found.values())
+        small = [file for file in rest if file.bytes < SMALL_BYTES]
+        packer = Packer(self.session.store.hash, self.session.scratch, self._upload_counted)
+        try:
+            self._small(root, small, role, packer, found)
+            whole = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.WHOLE]
+            for stored, stored_bytes in each(whole, lambda file: self._whole(root, file, role)):
+                found[stored.name] = stored
+                self.tally.stored_bytes += stored_bytes
+                self.tally.added_bytes += stored.bytes if stored.first_stored_in == self.checkpoint else 0
+                self._count([stored], read=True)
+            mutable = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.BLOCKS]
+            self._mutable(root, mutable, role, previous, packer, found)
+        finally:
+            packer.discard()
+        return tuple(found[file.name] for file in files)
+
+    def _count(self, files: Iterable[StateFile], *, read: bool = False) -> None:
+        for file in files:
+            self.tally.total_bytes += file.bytes
+            self.tally.files += 1
+            if read:
+                self.tally.read_bytes += file.bytes
+        self.progress(self.tally)
+
+    def _upload_counted(self, digest: Digest, size: int, body: LocalFile) -> BlobKey:
+        self.tally.stored_bytes += size
+        return self.session.upload(digest, size, body)
+
+    def _small(
+        self, root: Path, files: Sequence[SourceFile], role: Role, packer: Packer, found: dict[str, StateFile]
+    ) -> None:
+        """Files under 1 MiB: known contents as the store has them, a few tiny ones inline, the rest in packs."""
+        inline = goes_inline(file.bytes for file in files)
+        pending: list[tuple[StateFile, Pending]] = []
+        twins: dict[str, list[StateFile]] = {}
+        for file in files:
+            with opened(root, file) as descriptor:
+                data = read_all(descriptor, file)
+            digest = self.session.store.hash.digest(data)
+            stored = self._known(file, digest, role)
+            if stored is None:
+                self.tally.added_bytes += len(data)
+                stored = self._state_file(file, digest, Inline(data), role)
+                if digest in twins:
+                    twins[digest].append(stored)
+                elif not inline(len(data)):
+                    twins[digest] = []
+                    pending.append((stored, packer.add(data)))
+            found[file.name] = stored
+            self._count([stored], read=True)
+        packer.close()
+        for stored, slice_ in pending:
+            for twin in (stored, *twins[stored.digest]):
+                found[twin.name] = msgspec.structs.replace(twin, place=slice_.place)
+            self.session.remember(found[stored.name])
+
+    def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int]:
+        """An immutable file in a blob of its own, and the bytes stored for it. Runs in several threads."""
+        scratch = self.session.scratch()
+        try:
+            with opened(root, file) as descriptor:
+                linked = self.link and share(root / file.name, scratch)
+                compress = not linked and probe(descriptor, file.bytes)
+                if linked:
+                    with scratch.open("rb", buffering=0) as shared:
+                        digest = stored_digest = digest_of(shared, self.session.store.hash)
+                    stored_bytes = file.bytes
+                else:
+                    digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, compress=compress)
+            known = self._known(file, digest, role)
+            if known is not None:
+                return known, 0
+            key = self.session.upload(stored_digest, stored_bytes, LocalFile(scratch))
+        finally:
+            scratch.unlink(missing_ok=True)
+        place = Whole(key.era, "zstd", stored_digest, stored_bytes) if compress else Whole(key.era)
+        stored = self._state_file(file, digest, place, role)
+        self.session.remember(stored)
+        return stored, stored_bytes
+
+    def _spool(self, descriptor: int, scratch: Path, *, compress: bool) -> tuple[Digest, Digest, int]:
+        """The file is in `scratch`; the digest of its content, and digest and size of what was written."""
+        plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
+        size = 0
+        with _scratch_told(scratch), scratch.open("xb", buffering=0) as target:
+            packer = _compressor() if compress else None
+            for chunk in read_chunks(descriptor):
+                plain.update(chunk)
+                data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)
+                if packer is not None:
+                    stored.update(data)
+                size += write_all(target.fileno(), data)
+            if packer is not None:
+                data = packer.flush()
+                stored.update(data)
+                size += write_all(target.fileno(), data)
+        digest = Digest(plain.hexdigest())
+        return digest, Digest(stored.hexdigest()) if compress else digest, size
+
+    def _mutable(
+        self,
+        root: Path,
+        files: Sequence[SourceFile],
+        role: Role,
+        previous: Mapping[str, StateFile],
+        packer: Packer,
+        found: dict[str, StateFile],
+    ) -> None:
+        """Large mutable files: only blocks that differ from the same file in the base are stored."""
+        writer = BlockWriter(self.session, packer)
+        written: list[tuple[SourceFile, BlockFile]] = []
+        for file in files:
+            before = previous.get(file.name)
+            old = before.place if before is not None and isinstance(before.place, Blocks) else None
+            with opened(root, file) as descriptor:
+                compress = probe(descriptor, file.bytes)
+                block_file = writer.add(read_chunks(descriptor), old, compress=compress)
+            written.append((file, block_file))
+            self.tally.added_bytes += block_file.added_bytes
+            self.tally.read_bytes += file.bytes
+        writer.finish()
+        for file, block_file in written:
+            known = self._known(file, block_file.digest, role)
+            found[file.name] = known or self._state_file(file, block_file.digest, block_file.place(), role)
+            self._count([found[file.name]])
+
+    def _known(self, file: SourceFile, digest: Digest, role: Role) -> StateFile | None:
+        known = self.session.find(digest)
+        if known is None or known.bytes != file.bytes:
+            return None
+        return msgspec.structs.replace(known, name=file.name, stamp=_stamp(file), role=role)
+
+    def _state_file(self, file: SourceFile, digest: Digest, place: Place, role: Role) -> StateFile:
+        return StateFile(
+            name=file.name,
+            bytes=file.bytes,
+            digest=digest,
+            place=place,
+            first_stored_in=self.checkpoint,
+            role=role,
+            stamp=_stamp(file),
+        )
+
+
+def _stamp(file: SourceFile) -> str:
+    """Only a stamp that a later write must change may save reading the file next time."""
+    return file.stamp if file.settled else ""
+
+
+@contextlib.contextmanager
+def opened(root: Path, file: SourceFile) -> Iterator[int]:
+    """A descriptor of the file, which was the one that was listed, and unchanged at the end of the context.
+
+    Raises: SourceChangedError, AccessDeniedError.
+    """
+    path = f"{root}/{file.name}"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError as error:
+        message = f"no permission to read {path}"
+        raise AccessDeniedError(message) from error
+    except OSError as error:
+        raise _changed(path) from error
+    try:
+        yield descriptor
+        seen = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if seen.st_size != file.bytes or stamp_of(seen) != file.stamp:
+        raise _changed(path)
+
+
+def _changed(path: str) -> SourceChangedError:
+    message = f"a file changed while it was read: {path}"
+    hint = "nothing was committed; stop the writer, or name the engine (rocksdb:DIR, sqlite:FILE)"
+    return SourceChangedError(message, hint=hint)
+
+
+def digest_file(root: Path, file: SourceFile, algorithm: HashAlgorithm) -> Digest:
+    """The digest of the file's content. Raises: SourceChangedError."""
+    hasher = algorithm.hasher()
+    with opened(root, file) as descriptor:
+        for chunk in read_chunks(descriptor):
+            hasher.update(chunk)
+    return Digest(hasher.hexdigest())
+
+
+def read_all(descriptor: int, file: SourceFile) -> bytes:
+    data = os.read(descriptor, file.bytes + 1)
+    while len(data) < file.bytes and (more := os.read(descriptor, file.bytes - len(data))):
+        data += more
+    return data
+
+
+def read_chunks(descriptor: int) -> Iterator[memoryview]:
+    """The file in pieces of 1 MiB; each is valid until the next is asked for."""
+    buffer = bytearray(CHUNK_BYTES)
+    view = memoryview(buffer)
+    while True:
+        filled = 0
+        while filled < CHUNK_BYTES and (count := os.readv(descriptor, [view[filled:]])):
+            filled += count
+        if filled == 0:
+            return
+        yield view[:filled]
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> int:
+    """All of `data` is written; its length."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return len(data)
+
+
+def probe(descriptor: int, size: int) -> bool:
+    """Compressing the file pays: judged by 64 KiB from its start, middle and end; never for a compressed format."""
+    import zstandard  # noqa: PLC0415  (start-up)
+
+    if is_compressed(os.pread(descriptor, 8, 0)):
+        return False
+    samples = [os.pread(descriptor, PROBE_BYTES, at) for at in (0, size // 2, max(0, size - PROBE_BYTES))]
+    packer = zstandard.ZstdCompressor(level=1)
+    return pays(sum(map(len, samples)), sum(len(packer.compress(sample)) for sample in samples))
+
+
+def _compressor() -> zstandard.ZstdCompressionObj:
+    import zstandard  # noqa: PLC0415  (start-up)
+
+    return zstandard.ZstdCompressor(level=1).compressobj()
+
+
+def share(source: Path, target: Path) -> bool:
+    """`target` shares the bytes of `source`: a copy-on-write clone where the file system can, else a hard link.
+
+    False where neither works (another file system): the bytes have to be copied.
+    """
+    try:
+        with source.open("rb") as reader, target.open("xb") as writer:
+            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+    except OSError:
+        target.unlink(missing_ok=True)
+    else:
+        return True
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}:
+            return False
+        raise _translated(error, target) from error
+    return True
+
+
+@contextlib.contextmanager
+def _scratch_told(path: Path) -> Iterator[None]:
+    """What the scratch directory refuses leaves as one of our errors."""
+    try:
+        yield
+    except OSError as error:
+        raise _translated(error, path) from error
+
+
+def _translated(error: OSError, path: Path) -> EoctlError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return NoSpaceError(f"no space left for {path}", hint="free some space, then run the command again")
+    return UnavailableError(f"{error.strerror}: {path}")
+
+
+def stamp_of(found: os.stat_result) -> str:
+    """Device, inode and modification time: with name and size, what an unchanged file is known by."""
+    return f"{found.st_dev:x}.{found.st_ino:x}.{found.st_mtime_ns:x}"

@@ -1,0 +1,107 @@
+"""Filling packs: small contents end to end in one blob, uploaded when full.
+
+Where a slice lies is known only when its pack is closed and has a digest, so `add` hands out a `Pending`
+that is filled in then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from formats.ids import BlobKey, Digest, HashAlgorithm
+from formats.manifest import Slice
+from storage.backend import LocalFile
+from storage.packing import PACK_BYTES, PACK_MAGIC, is_compressed, pays
+
+BUFFER_BYTES = 1 << 20
+MIN_COMPRESSED = 128  # below this a zstd frame's own bytes eat the gain
+
+
+class Pending:
+    """A slice to be: its pack is known once that pack is closed."""
+
+    __slots__ = ("compressed", "length", "offset", "pack")
+
+    def __init__(self, offset: int, length: int, *, compressed: bool) -> None:
+        self.pack: BlobKey | None = None
+        self.offset = offset
+        self.length = length
+        self.compressed = compressed
+
+    @property
+    def key(self) -> BlobKey:
+        assert self.pack is not None, "the pack is still open"
+        return self.pack
+
+    @property
+    def place(self) -> Slice:
+        return Slice(
+            pack=str(self.key), offset=self.offset, length=self.length, codec="zstd" if self.compressed else "raw"
+        )
+
+
+class Packer:
+    """One pack at a time. `new_scratch` names a file to write; `upload` takes a full one: digest, size, file -> key."""
+
+    def __init__(
+        self,
+        algorithm: HashAlgorithm,
+        new_scratch: Callable[[], Path],
+        upload: Callable[[Digest, int, LocalFile], BlobKey],
+    ) -> None:
+        import zstandard  # noqa: PLC0415  (start-up)
+
+        self._hash = algorithm
+        self._new_scratch = new_scratch
+        self._upload = upload
+        self._compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+        self._pending: list[Pending] = []
+        self._offset = 0
+
+    def add(self, content: bytes | memoryview, *, compress: bool = True) -> Pending:
+        """The content is in a pack, compressed where that pays; its place is known after `close`."""
+        if self._offset + len(content) > PACK_BYTES:
+            self.close()
+        if self._file is None:
+            self._path = self._new_scratch()
+            self._file = open(self._path, "xb", buffering=BUFFER_BYTES)  # noqa: SIM115  (closed by `close`)
+            self._hasher = self._hash.hasher()
+            self._write(PACK_MAGIC)
+        stored: bytes | memoryview = content
+        compressed = False
+        if compress and len(content) > MIN_COMPRESSED and not is_compressed(bytes(content[:8])):
+            packed = self._compressor.compress(content)
+            if pays(len(content), len(packed)):
+                stored, compressed = packed, True
+        pending = Pending(self._offset, len(stored), compressed=compressed)
+        self._write(stored)
+        self._pending.append(pending)
+        return pending
+
+    def close(self) -> None:
+        """Every content added so far is uploaded, and its place is known."""
+        if self._file is None or self._path is None:
+            return
+        self._file.close()
+        key = self._upload(Digest(self._hasher.hexdigest()), self._offset, LocalFile(self._path))
+        for pending in self._pending:
+            pending.pack = key
+        self._file, self._path, self._pending, self._offset = None, None, [], 0
+
+    def discard(self) -> None:
+        """The open pack, if any, is gone."""
+        if self._file is not None and self._path is not None:
+            self._file.close()
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._hasher.update(data)
+        self._file.write(data)
+        self._offset += len(data)

@@ -1,0 +1,259 @@
+"""A session: one writer's upload, the era its blobs are stamped with, and what it has confirmed.
+
+Rules kept here (docs/protocol.md): a manifest names only keys that a root of the swapped HEAD names too, or
+that this session confirmed in an era not below the floor; blobs are durable before the manifest, the manifest
+before HEAD; the swap of HEAD is the commit point and nothing else is; nothing is ever deleted here, whatever
+the outcome. Bad luck (a floor that rose, a base that went) costs another plan and some bytes, never data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from formats.errors import EoctlError, SessionExpiredError
+from formats.head import Head, HeadEntry
+from formats.ids import Attempt, BlobKey, Digest, Era, PipelineId, TxId
+from formats.manifest import Blocks, Inline, Manifest, Place, Slice, StateFile, Whole, files_of
+from storage import layout
+from storage.backend import Body, CopyOf, KeyAbsentError, LocalFile, SyncFailedError
+from storage.blobs import Blobs, PoisonedNameError
+from storage.head import (
+    MAX_TRIES,
+    BelowFloorError,
+    Proof,
+    ReuseLostError,
+    commit,
+    open_attempt,
+    raise_era,
+    swap_head,
+)
+from storage.store import Store, encode_manifest
+
+Plan = Callable[["Session"], Manifest]
+
+
+class Session:
+    """Uploads of one attempt (or of none, for a savepoint) that end in one commit."""
+
+    def __init__(
+        self, store: Store, pipeline: PipelineId, attempt: Attempt | None = None, owner: TxId | None = None
+    ) -> None:
+        self.store = store
+        self.pipeline = pipeline
+        self.attempt = attempt
+        self.owner = owner
+        self.txid = TxId(store.ambient.new_id())
+        self.blobs = Blobs(store.backend, pipeline, store.hash)
+        self.head = store.head(pipeline)
+        self.era = Era(self.head.head.era)
+        self.base: Manifest | None = None
+        self.pack_bytes: dict[str, int] = {}
+        self._base_entry: HeadEntry | None = None
+        self._base_by_digest: dict[str, StateFile] | None = None
+        self._confirmed: dict[BlobKey, int] = {}
+        self._own: dict[str, StateFile] = {}
+        self._own_eras: set[Era] = set()
+        self._borrows = False
+        self._numbers = itertools.count()
+        self._rebase()
+
+    # What a plan may use.
+
+    def scratch(self) -> Path:
+        """A new file name that `upload` can take cheaply."""
+        return self.store.place.scratch / f"{self.txid}.{next(self._numbers)}"
+
+    def upload(self, digest: Digest, size: int, body: Body) -> BlobKey:
+        """The blob is confirmed in this session's era. Safe to call from several threads."""
+        key = BlobKey(digest, self.era)
+        self.pack_bytes[str(key)] = size
+        if key in self._confirmed:
+            if isinstance(body, LocalFile):
+                body.path.unlink()
+        else:
+            self.blobs.put(key, body)
+            self._confirmed[key] = size
+        self._own_eras.add(self.era)
+        return key
+
+    def find(self, digest: Digest) -> StateFile | None:
+        """A file of this content that the commit may name: uploaded by this session, or in the base."""
+        own = self._own.get(digest)
+        if own is not None:
+            self._own_eras.update(_eras_of(own.place))
+            return own
+        if self._base_by_digest is None:
+            self._base_by_digest = {}
+            if self.base is not None:
+                self._base_by_digest = {file.digest: file for _, _, file in files_of(self.base)}
+        found = self._base_by_digest.get(digest)
+        if found is not None:
+            self.borrow()
+        return found
+
+    def borrow(self) -> None:
+        """The plan names files of the base as the base names them."""
+        self._borrows = True
+
+    def remember(self, file: StateFile) -> None:
+        """The file's content was stored by this session, in a place of its own (not in blocks)."""
+        self._own[file.digest] = file
+
+    def scrap(self) -> None:
+        """This session's scratch files are gone."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in self.store.place.scratch.iterdir():
+                if path.name.startswith(f"{self.txid}."):
+                    path.unlink(missing_ok=True)
+
+    # Commit.
+
+    def commit(self, plan: Plan) -> HeadEntry:
+        """What `plan` describes is a snapshot, exactly once. The plan may be asked again, for another base or era.
+
+        Raises: FencedError, ConflictError, SessionExpiredError, CommitUnknownError, what the plan raises.
+        """
+        try:
+            for _ in range(MAX_TRIES):
+                self._own_eras, self._borrows = set(), False
+                try:
+                    return self._try_commit(plan(self))
+                except BelowFloorError:
+                    self._carry_forward()
+                except ReuseLostError:
+                    self._rebase()
+                except PoisonedNameError:
+                    self._swap(partial(raise_era, floor=False))
+                    self._carry_forward()
+        except SyncFailedError as error:
+            # What was linked by now may be lost however it reads, so it must not count as confirmed to anyone.
+            with contextlib.suppress(EoctlError):
+                self._swap(partial(raise_era, floor=True))
+            raise error
+        finally:
+            self.scrap()
+        message = f"the session's uploads fell below the floor {MAX_TRIES} times in a row"
+        raise SessionExpiredError(message, hint="run it again; check the grace time of gc")
+
+    def _try_commit(self, manifest: Manifest) -> HeadEntry:
+        stored = encode_manifest(manifest)
+        key = BlobKey(self.store.hash.digest(stored), self.era)
+        # Order (I1): every blob is durable by now; the manifest before HEAD names it.
+        self._put_manifest(key, stored)
+        entry = _entry_of(manifest, key, len(stored))
+        borrowed = {self._base_entry.manifest} if self._borrows and self._base_entry is not None else set()
+        proof = Proof(own_eras=frozenset(self._own_eras), borrowed_from=frozenset(borrowed))
+        edit = partial(commit, entry=entry, attempt=self.attempt, owner=self.owner, proof=proof)
+        self.head = self.store.head(self.pipeline)
+        self._swap(edit)
+        return next(found for found in self.head.head.live if found.txid == entry.txid)
+
+    def _put_manifest(self, key: BlobKey, stored: bytes) -> None:
+        name = layout.manifest(self.pipeline, key)
+        if not self.store.backend.create(name, stored):
+            with self.store.backend.open(name) as file:
+                if file.read() != stored:
+                    message = f"other bytes lie under the name of a manifest: {name}"
+                    raise PoisonedNameError(message)
+
+    def _swap(self, edit: Callable[[Head], Head]) -> None:
+        self.head = swap_head(
+            self.store.backend, self.head, edit, self.store.ambient, txid=self.txid, attempt=self.attempt
+        )
+
+    # Bad luck.
+
+    def _rebase(self) -> None:
+        """Files are shared with the newest live checkpoint, or with none."""
+        self.head = self.store.head(self.pipeline)
+        newest = next((entry for entry in reversed(self.head.head.live) if entry.kind == "checkpoint"), None)
+        if newest == self._base_entry:
+            return
+        self._base_entry, self._base_by_digest = newest, None
+        self.base = None if newest is None else self.store.manifest(self.head.head, newest)
+        if self.base is not None:
+            self.pack_bytes.update({pack.key: pack.bytes for pack in self.base.packs})
+
+    def _carry_forward(self) -> None:
+        """What this session confirmed below the floor is confirmed again in a new era, as far as gc has left it."""
+        self.head = self.store.head(self.pipeline)
+        self.era = Era(self.head.head.era)
+        for key, size in list(self._confirmed.items()):
+            if key.era < self.head.head.floor:
+                del self._confirmed[key]
+                with contextlib.suppress(KeyAbsentError):
+                    self.upload(key.digest, size, CopyOf(layout.blob(self.pipeline, key)))
+        moved = [self._moved(file) for file in self._own.values()]
+        self._own = {file.digest: file for file in moved if file is not None}
+        self._rebase()
+
+    def _moved(self, file: StateFile) -> StateFile | None:
+        """The same content at or above the floor; None where it has to be uploaded again."""
+        if all(era >= self.head.head.floor for era in _eras_of(file.place)):
+            return file
+        match file.place:
+            case Whole(digest=digest) as place:
+                key = BlobKey(Digest(digest or file.digest), self.era)
+                moved: Place = msgspec.structs.replace(place, era=self.era)
+            case Slice(pack=pack) as place:
+                key = BlobKey(BlobKey.parse(pack).digest, self.era)
+                moved = msgspec.structs.replace(place, pack=str(key))
+            case _:
+                return None
+        return msgspec.structs.replace(file, place=moved) if key in self._confirmed else None
+
+
+def open_writer(store: Store, pipeline: PipelineId) -> tuple[Attempt, TxId]:
+    """A new attempt of the pipeline, which exists after the call; every older attempt is fenced."""
+    owner = TxId(store.ambient.new_id())
+    current = store.make_pipeline(pipeline)
+    edit = partial(open_attempt, owner=owner)
+    opened = swap_head(store.backend, current, edit, store.ambient, txid=owner, attempt=None)
+    return Attempt(opened.head.writer.attempt), owner
+
+
+def _entry_of(manifest: Manifest, key: BlobKey, stored_bytes: int) -> HeadEntry:
+    files = added = 0
+    for _, _, file in files_of(manifest):
+        files += 1
+        added += file.first_stored_in == manifest.id
+    return HeadEntry(
+        kind=manifest.kind,
+        id=manifest.id,
+        name=manifest.name,
+        seq=0,  # `commit` knows
+        txid=manifest.txid,
+        created_at=manifest.created_at,
+        attempt=manifest.attempt,
+        engine=manifest.engine.kind,
+        manifest=str(key),
+        manifest_bytes=stored_bytes,
+        full_bytes=manifest.metrics.full_bytes,
+        added_bytes=manifest.metrics.added_bytes,
+        files=files,
+        added_files=added,
+        referenced_files=files - added,
+        base=manifest.base,
+        duration_micros=manifest.metrics.duration_micros,
+        tags=manifest.tags,
+    )
+
+
+def _eras_of(place: Place) -> set[Era]:
+    match place:
+        case Whole(era=era):
+            return {Era(era)}
+        case Slice(pack=pack):
+            return {BlobKey.parse(pack).era}
+        case Blocks(tables=tables, packs=packs):
+            return {BlobKey.parse(pack).era for pack in packs}.union(*(_eras_of(table.place) for table in tables))
+        case Inline():
+            return set()
+    assert_never(place)

@@ -1,0 +1,179 @@
+"""The store: one `store.json`, some pipelines, and the values read from them, each checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from formats.canonical import decode, encode
+from formats.errors import (
+    BadManifestError,
+    BlobGoneError,
+    ConflictError,
+    CorruptError,
+    EoctlError,
+    SnapshotNotFoundError,
+    StoreNotFoundError,
+    UnsupportedError,
+    WrongStoreError,
+)
+from formats.head import Head, HeadEntry, encode_head
+from formats.ids import HEX32_PATTERN, BlobKey, HashAlgorithm, PipelineId
+from formats.manifest import MAX_MANIFEST_BYTES, Manifest, check_manifest
+from storage import layout
+from storage.backend import Backend, Folder, KeyAbsentError, Place, Reach
+from storage.head import Ambient, CommittedHead, first_head, read_head
+
+
+class StoreRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """`store.json`. A feature that this eoctl does not know makes it refuse the store."""
+
+    FORMAT: ClassVar[str] = "eoctl.store"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["eoctl.store"]
+    version: Literal[1]
+    id: Annotated[str, Meta(pattern=HEX32_PATTERN)]
+    hash: HashAlgorithm
+    created_at: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """An open store."""
+
+    place: Place
+    record: StoreRecord
+    ambient: Ambient
+
+    @property
+    def backend(self) -> Backend:
+        return self.place.backend
+
+    @property
+    def hash(self) -> HashAlgorithm:
+        return self.record.hash
+
+    def pipelines(self) -> Iterator[PipelineId]:
+        """Every pipeline that has a HEAD, by name."""
+        for folder in self.backend.list(layout.PIPELINES, reach=Reach.FOLDERS):
+            if isinstance(folder, Folder):
+                try:
+                    pipeline = PipelineId(folder.key.path.rpartition("/")[2])
+                except EoctlError:
+                    continue  # not ours: every pipeline of ours was named by PipelineId
+                if self.backend.stat(layout.head(pipeline)) is not None:
+                    yield pipeline
+
+    def head(self, pipeline: PipelineId) -> CommittedHead:
+        """Raises: SnapshotNotFoundError, CorruptError, WrongStoreError."""
+        return read_head(self.backend, self.record.id, pipeline)
+
+    def make_pipeline(self, pipeline: PipelineId) -> CommittedHead:
+        """The pipeline's HEAD, made now if there was none.
+
+        Raises: CorruptError where blobs or manifests lie without a HEAD: it was lost, and is not made up.
+        """
+        try:
+            return self.head(pipeline)
+        except SnapshotNotFoundError:
+            pass
+        for prefix in (layout.blobs(pipeline), layout.manifests(pipeline), layout.backups(pipeline)):
+            if next(iter(self.backend.list(prefix)), None) is not None:
+                message = f"HEAD of {pipeline} is missing, but {prefix} is not empty"
+                raise CorruptError(message, hint="nothing was changed; eoctl store repair --rebuild-head")
+        self.place.make_folders(layout.folders(pipeline))
+        first = first_head(self.record.id, pipeline, self.ambient.now(), self.ambient.new_id())
+        self.backend.create(layout.head(pipeline), encode_head(first))
+        return self.head(pipeline)
+
+    def manifest(self, head: Head, entry: HeadEntry) -> Manifest:
+        """The manifest of a root of `head`, checked against its digest and against whose it says it is.
+
+        Raises: BlobGoneError, CorruptError, WrongStoreError.
+        """
+        key = BlobKey.parse(entry.manifest)
+        name = layout.manifest(PipelineId(head.pipeline), key)
+        what = f"manifest of {head.pipeline}@{entry.label}"
+        try:
+            with self.backend.open(name) as file:
+                stored = file.read(MAX_MANIFEST_BYTES + 1)
+        except KeyAbsentError as error:
+            message = f"{what} is gone: {name}"
+            raise BlobGoneError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}") from error
+        if self.hash.digest(stored) != key.digest:
+            message = f"{what} does not match its digest: {name}"
+            raise CorruptError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}")
+        try:
+            manifest = decode_manifest(stored, what)
+        except BadManifestError as error:
+            raise CorruptError(error.message) from error
+        if (manifest.store, manifest.pipeline, manifest.txid) != (head.store, head.pipeline, entry.txid):
+            message = f"{what} belongs to {manifest.pipeline}@{manifest.name or manifest.id} of store {manifest.store}"
+            raise WrongStoreError(message)
+        return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The stored bytes: canonical JSON in one zstd frame that declares its size."""
+    import zstandard  # noqa: PLC0415  (start-up)
+
+    return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(encode(manifest))
+
+
+def decode_manifest(stored: bytes, what: str) -> Manifest:
+    """Raises: BadManifestError, TooLargeError before anything is unpacked."""
+    import zstandard  # noqa: PLC0415  (start-up)
+
+    try:
+        size = zstandard.frame_content_size(stored)
+        if not 0 <= size <= MAX_MANIFEST_BYTES:
+            message = f"{what} declares {size} bytes (limit {MAX_MANIFEST_BYTES})"
+            raise BadManifestError(message)
+        data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        message = f"{what} cannot be unpacked: {error}"
+        raise BadManifestError(message) from error
+    manifest = decode(data, Manifest, what=what, max_bytes=MAX_MANIFEST_BYTES)
+    check_manifest(manifest)
+    return manifest
+
+
+def init_store(place: Place, algorithm: HashAlgorithm, ambient: Ambient) -> Store:
+    """A new, empty store. Raises: ConflictError if there is one."""
+    record = StoreRecord(
+        format="eoctl.store",
+        version=1,
+        id=ambient.new_id(),
+        hash=algorithm,
+        created_at=ambient.now(),
+        features=(),
+    )
+    if not place.backend.create(layout.STORE, encode(record)):
+        message = f"there is a store already: {place.url}"
+        raise ConflictError(message, hint=f"eoctl store info --store {place.url}")
+    return Store(place=place, record=record, ambient=ambient)
+
+
+def open_store(place: Place, ambient: Ambient) -> Store:
+    """Raises: StoreNotFoundError, CorruptError, UnsupportedError."""
+    try:
+        with place.backend.open(layout.STORE) as file:
+            data = file.read()
+    except KeyAbsentError as error:
+        message = f"there is no store: {place.url}"
+        raise StoreNotFoundError(message, hint=f"eoctl store init {place.url}", url=place.url) from error
+    try:
+        record = decode(data, StoreRecord, what="store.json", max_bytes=1 << 16)
+    except BadManifestError as error:
+        message = f"store.json is damaged: {error.message}"
+        hint = f"put store.json of {place.url} back from a copy; nothing was changed"
+        raise CorruptError(message, hint=hint) from error
+    if record.features:
+        message = f"the store needs {', '.join(record.features)}, which this eoctl does not know: {place.url}"
+        raise UnsupportedError(message, hint="upgrade eoctl")
+    return Store(place=place, record=record, ambient=ambient)

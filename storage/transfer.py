@@ -1,0 +1,34 @@
+"""Parallel work on many files: the only module with threads.
+
+Bounded: at most `threads` items are worked on and as many wait. The first error stops the rest and is the one
+raised; after return or error no thread of ours runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+THREADS = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int = THREADS) -> Iterator[Result]:
+    """`work` of every item, in the order of the items."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="eoctl")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True, cancel_futures=True)
