@@ -10,22 +10,31 @@ reads them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
 from formats.canonical import MAX_STRING_BYTES, decode, encode
-from formats.errors import BadManifestError, CorruptError, EoctlError, TooLargeError, UnsupportedError
-from formats.ids import HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN
+from formats.errors import (
+    BadManifestError,
+    BadNameError,
+    CorruptError,
+    EoctlError,
+    InvalidInputError,
+    TooLargeError,
+    UnsupportedError,
+)
+from formats.ids import HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, BlobKey
 
 MAX_HEAD_BYTES = 4 << 20
 MAX_ROOTS = 4096
-MAX_TAG_BYTES = 128
+TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}\Z"
 
 _Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 _Text = Annotated[str, Meta(max_length=MAX_STRING_BYTES)]
-_Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}\Z")]
+_Tag = Annotated[str, Meta(pattern=TAG_PATTERN)]
 _Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")]
 _Hex32 = Annotated[str, Meta(pattern=HEX32_PATTERN)]
 _Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\.(0|[1-9][0-9]{0,15})\Z")]
@@ -118,14 +127,30 @@ def roots(head: Head) -> Iterator[HeadEntry]:
 
 
 def encode_head(head: Head) -> bytes:
-    """The bytes to store. Raises: TooLargeError, with what to do about it."""
+    """The bytes to store: never any that `decode_head` would refuse.
+
+    Raises: TooLargeError, with what to do about it; InvalidInputError for a value that HEAD cannot hold.
+    """
     data = encode(head)
     count = sum(1 for _ in roots(head))
     if len(data) > MAX_HEAD_BYTES or count > MAX_ROOTS:
         limits = f"limits {MAX_ROOTS}, {MAX_HEAD_BYTES}"
         message = f"HEAD of {head.pipeline} is full: {count} roots, {len(data)} bytes ({limits})"
         raise TooLargeError(message, hint="delete old checkpoints, then run gc; retention keeps HEAD small")
+    try:
+        decode_head(data)
+    except CorruptError as error:
+        message = f"HEAD of {head.pipeline} cannot hold this: {error.__cause__ or error}"
+        raise InvalidInputError(message, hint="nothing was changed") from error
     return data
+
+
+def check_tag(tag: str) -> str:
+    """Raises: BadNameError."""
+    if re.match(TAG_PATTERN, tag) is None:
+        message = f"bad tag: {tag[:200]!r}"
+        raise BadNameError(message, hint="1 to 128 of A-Z a-z 0-9 . _ : / = + -, starting with a letter or digit")
+    return tag
 
 
 def decode_head(data: bytes) -> Head:
@@ -154,8 +179,12 @@ def _check(head: Head) -> None:
     labels = [entry.label for entry in head.live] + [trashed.entry.label for trashed in head.trash]
     if len(set(labels)) != len(labels):
         _bad("two entries of one name")
-    if any(entry.kind == "savepoint" and not entry.name for entry in all_roots):
-        _bad("a savepoint without a name")
+    if len({hold.id for hold in head.holds}) != len(head.holds):
+        _bad("two holds of one id")
+    if any((entry.kind == "savepoint") != bool(entry.name) or entry.name.isdecimal() for entry in all_roots):
+        _bad("a savepoint without a name of its own")
+    if any(BlobKey.parse(entry.manifest).era > head.era for entry in all_roots):
+        _bad("an era above the pipeline's")
     if any(entry.seq > head.seq or entry.id > head.last_id or entry.base > head.last_id for entry in all_roots):
         _bad("an entry from the future")
 

@@ -266,7 +266,7 @@ def check_manifest(manifest: Manifest) -> None:
 
     Raises: BadManifestError, BadNameError, NameClashError, TooLargeError.
     """
-    packs = {pack.key: pack.bytes for pack in manifest.packs}
+    packs = {str(BlobKey.parse(pack.key)): pack.bytes for pack in manifest.packs}
     if list(packs) != sorted(packs) or len(packs) != len(manifest.packs):
         _bad(manifest, "packs are not sorted and distinct")
     _distinct(manifest, [operator.id for operator in manifest.operators], "operator ids")
@@ -281,7 +281,10 @@ def check_manifest(manifest: Manifest) -> None:
             if files > MAX_FILES:
                 message = f"manifest of {manifest.pipeline} names more than {MAX_FILES} files"
                 raise TooLargeError(message)
-            check_file_names([file.name for file in group] + list(directories))
+            names = [file.name for file in group]
+            if names != sorted(names):
+                _bad(manifest, "files are not sorted by name")
+            check_file_names(names + list(directories))
             for file in group:
                 inline_bytes += _check_place(manifest, file, packs, used)
     if inline_bytes > MAX_INLINE_TOTAL_BYTES:

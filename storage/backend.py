@@ -29,7 +29,7 @@ class Key:
     path: str
 
     def __post_init__(self) -> None:
-        if _key.match(self.path) is None:
+        if not is_key(self.path):
             message = f"bad key: {self.path[:200]!r}"
             raise BadNameError(message)
 
@@ -102,6 +102,11 @@ class SyncFailedError(UnavailableError):
     """The disk failed to make bytes durable. What was linked since cannot be trusted, however it reads."""
 
     kind = "sync-failed"
+
+
+def is_key(path: str) -> bool:
+    """`path` can be a `Key`."""
+    return _key.match(path) is not None
 
 
 def version_of(data: bytes) -> Version:

@@ -26,11 +26,13 @@ from formats.errors import AccessDeniedError, NoSpaceError, UnavailableError, Us
 from formats.manifest import Slice, StateFile, Whole, blob_key
 from formats.names import check_file_names
 from storage import layout
-from storage.blobs import Blobs
+from storage.blobs import CHUNK_BYTES, Blobs
 from storage.ingest import FICLONE, write_all
 from storage.transfer import each
 
 MANY_FILES = 64  # from here on one sync of the file system is cheaper than one of each file
+HOLE_BYTES = 64 << 10
+_ZEROS = bytes(CHUNK_BYTES)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -84,8 +86,7 @@ class Extraction:
                     continue
                 descriptor = os.open(name, _NEW, 0o666, dir_fd=directory)
                 try:
-                    for part in parts:
-                        write_all(descriptor, part)
+                    _write_sparse(descriptor, parts)
                 finally:
                     os.close(descriptor)
         return files, linked
@@ -155,6 +156,21 @@ def _groups(files: Sequence[StateFile]) -> Iterator[Sequence[StateFile]]:
 def _offset(file: StateFile) -> int:
     assert isinstance(file.place, Slice)
     return file.place.offset
+
+
+def _write_sparse(descriptor: int, parts: Iterator[bytes]) -> None:
+    """Every part is in the file; long runs of zeros are holes."""
+    size = 0
+    hole = False
+    for part in parts:
+        size += len(part)
+        hole = len(part) >= HOLE_BYTES and part == _ZEROS[: len(part)]
+        if hole:
+            os.lseek(descriptor, len(part), os.SEEK_CUR)
+        else:
+            write_all(descriptor, part)
+    if hole:
+        os.ftruncate(descriptor, size)
 
 
 def sync_tree(root: Path, files: int) -> None:

@@ -9,12 +9,14 @@ Left to others: where blobs come from (session.py), what to expire (retention), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
 from formats.errors import (
+    BadNameError,
     CommitUnknownError,
     ConflictError,
     EoctlError,
@@ -27,7 +29,7 @@ from formats.errors import (
 from formats.head import Head, HeadEntry, Hold, Trashed, Writer, decode_head, encode_head, roots
 from formats.ids import Attempt, BlobKey, Era, PipelineId, TxId
 from storage import layout
-from storage.backend import Backend, KeyAbsentError, Version, VersionMismatchError, version_of
+from storage.backend import Backend, KeyAbsentError, SyncFailedError, Version, VersionMismatchError, version_of
 
 MAX_TRIES = 8
 
@@ -114,12 +116,16 @@ def commit(head: Head, entry: HeadEntry, attempt: Attempt | None, owner: TxId | 
     _require_active(head)
     if attempt is not None and (head.writer.attempt, head.writer.owner) != (attempt, owner):
         raise fenced(head, attempt)
-    if any(era < head.floor for era in proof.own_eras | {BlobKey.parse(entry.manifest).era}):
-        message = f"era {min(proof.own_eras)} of this session is below the floor {head.floor}"
+    oldest = min(proof.own_eras | {BlobKey.parse(entry.manifest).era})
+    if oldest < head.floor:
+        message = f"era {oldest} of this session is below the floor {head.floor}"
         raise BelowFloorError(message)
     if not proof.borrowed_from <= {root.manifest for root in roots(head)}:
         message = "a snapshot that this commit shares files with is gone"
         raise ReuseLostError(message)
+    if entry.kind == "savepoint" and entry.name.isdecimal():
+        message = f"bad savepoint name: {entry.name!r}"
+        raise BadNameError(message, hint="a number names a checkpoint; choose a name with a letter")
     taken = {root.label for root in roots(head)}
     if entry.label in taken or (entry.kind == "checkpoint" and entry.id <= head.last_id):
         message = f"{head.pipeline}@{entry.label} exists or was used before (last id {head.last_id})"
@@ -236,16 +242,23 @@ def read_head(backend: Backend, store: str, pipeline: PipelineId) -> CommittedHe
 
 
 def swap_head(
-    backend: Backend, current: CommittedHead, edit: Edit, ambient: Ambient, *, txid: TxId, attempt: Attempt | None
+    backend: Backend,
+    current: CommittedHead,
+    edit: Edit,
+    ambient: Ambient,
+    *,
+    txid: TxId,
+    attempt: Attempt | None,
+    once: bool = False,
 ) -> CommittedHead:
     """`edit` has been applied to the newest value, once.
 
-    `attempt`: of a writer, whose `txid` shows in HEAD when it won. None: the edit is one that may be applied
-    again (expire, hold, open), or says itself that it was.
+    `attempt`: of a writer, whose `txid` shows in HEAD when it won. None: an edit that may be applied again
+    (expire, hold, open), unless it is to happen `once` (a savepoint).
     Raises: what `edit` raises; CommitUnknownError; UnavailableError when it surely did not happen.
     """
     pipeline = PipelineId(current.head.pipeline)
-    uncertain = False
+    uncertain = False  # an earlier send may still take effect, or has
     for number in range(MAX_TRIES):
         successor = _stamped(edit(current.head), ambient.new_id())
         data = encode_head(successor)
@@ -253,11 +266,15 @@ def swap_head(
             try:
                 backend.swap(layout.head(pipeline), data, current.version)
                 return CommittedHead(successor, version_of(data))
-            except CommitUnknownError:
-                raise
             except (VersionMismatchError, OutcomeUnknownError, UnavailableError, KeyAbsentError) as error:
+                if isinstance(error, CommitUnknownError | SyncFailedError):
+                    raise
                 uncertain = uncertain or isinstance(error, OutcomeUnknownError)
-                seen = _read_again(backend, current, error)
+                with _unknown_if(pipeline, uncertain=uncertain):
+                    seen = _read_again(backend, current, error)
+            except EoctlError:
+                with _unknown_if(pipeline, uncertain=uncertain):
+                    raise
             if _shows(seen.head, txid) or seen.head.nonce == successor.nonce:
                 return seen
             if seen.version != current.version:
@@ -265,16 +282,29 @@ def swap_head(
             ambient.wait(_pause(resend))  # HEAD is still what it was: the same bytes again exclude the late copy
         else:
             return _give_up(backend, current, ambient)
-        if attempt is not None and seen.head.writer.attempt != attempt:
-            if uncertain:
-                message = f"attempt {attempt} of {pipeline} was fenced while its commit was under way"
-                hint = f"eoctl checkpoint list -p {pipeline}"
-                raise CommitUnknownError(message, hint=hint) from fenced(seen.head, attempt)
-            raise fenced(seen.head, attempt)
+        with _unknown_if(pipeline, uncertain=uncertain):
+            if attempt is not None and seen.head.writer.attempt != attempt:
+                raise fenced(seen.head, attempt)
+            if once and uncertain:
+                raise ConflictError(f"HEAD of {pipeline} moved on")
         current = seen
         ambient.wait(_pause(number))
     message = f"HEAD of {pipeline} keeps changing: lost {MAX_TRIES} swaps in a row"
     raise ConflictError(message, hint="run the command again")
+
+
+@contextmanager
+def _unknown_if(pipeline: PipelineId, *, uncertain: bool) -> Iterator[None]:
+    """An error inside means that the outcome is unknown, where an earlier send may have taken effect."""
+    try:
+        yield
+    except CommitUnknownError:
+        raise
+    except EoctlError as error:
+        if not uncertain:
+            raise
+        message = f"whether HEAD of {pipeline} was changed is not known: {error.message}"
+        raise CommitUnknownError(message, hint=f"eoctl checkpoint list -p {pipeline}") from error
 
 
 def _give_up(backend: Backend, current: CommittedHead, ambient: Ambient) -> CommittedHead:
@@ -296,6 +326,10 @@ def _read_again(backend: Backend, current: CommittedHead, cause: EoctlError) -> 
     for _ in range(MAX_TRIES):
         try:
             seen = read_head(backend, current.head.store, pipeline)
+        except SyncFailedError as error:
+            # Read through another descriptor it may look settled; the disk has said that it is not.
+            message = f"HEAD of {pipeline} could not be made durable: {error.message}"
+            raise CommitUnknownError(message, hint="check the disk; then list the pipeline before a retry") from error
         except (UnavailableError, OutcomeUnknownError):
             continue
         if seen.head.seq >= current.head.seq:

@@ -23,7 +23,7 @@ import msgspec
 
 from formats.errors import AccessDeniedError, EoctlError, NoSpaceError, SourceChangedError, UnavailableError
 from formats.ids import BlobKey, Digest, HashAlgorithm
-from formats.manifest import Blocks, Inline, Place, Role, StateFile, Whole
+from formats.manifest import MAX_INLINE_TOTAL_BYTES, Blocks, Inline, Place, Role, StateFile, Whole
 from formats.names import check_file_names
 from storage.backend import LocalFile
 from storage.blobs import CHUNK_BYTES, digest_of
@@ -55,6 +55,7 @@ class Tally:
     stored_bytes: int = 0
     read_bytes: int = 0
     total_bytes: int = 0
+    inline_bytes: int = 0
     files: int = 0
 
 
@@ -70,20 +71,28 @@ class Ingest:
     tally: Tally = field(default_factory=Tally)
 
     def tree(
-        self, root: Path, files: Sequence[SourceFile], previous: Mapping[str, StateFile], role: Role
+        self,
+        root: Path,
+        files: Sequence[SourceFile],
+        previous: Mapping[str, StateFile],
+        role: Role,
+        empty_directories: Sequence[str] = (),
     ) -> tuple[StateFile, ...]:
-        """A state file for every file below `root`, in the same order; their content is in the store.
+        """A state file for every file below `root`, sorted by name; their content is in the store.
 
         `previous`: the files of the same subtask in the base, by name.
         Raises: BadNameError, NameClashError, SourceChangedError, what storing raises.
         """
-        check_file_names(file.name for file in files)
+        check_file_names([*(file.name for file in files), *empty_directories])
         found: dict[str, StateFile] = {}
         rest: list[SourceFile] = []
+        outgrown: list[StateFile] = []  # inline in the base, where there is no room inline any more
         for file in files:
             before = previous.get(file.name)
             if before is not None and before.stamp == file.stamp and before.bytes == file.bytes and not self.reread:
                 found[file.name] = before
+                if isinstance(before.place, Inline) and not self._room_inline(before.bytes):
+                    outgrown.append(before)
             else:
                 rest.append(file)
         if found:
@@ -92,7 +101,7 @@ class Ingest:
         small = [file for file in rest if file.bytes < SMALL_BYTES]
         packer = Packer(self.session.store.hash, self.session.scratch, self._upload_counted)
         try:
-            self._small(root, small, role, packer, found)
+            self._small(root, small, outgrown, role, packer, found)
             whole = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.WHOLE]
             for stored, stored_bytes in each(whole, lambda file: self._whole(root, file, role)):
                 found[stored.name] = stored
@@ -103,7 +112,14 @@ class Ingest:
             self._mutable(root, mutable, role, previous, packer, found)
         finally:
             packer.discard()
-        return tuple(found[file.name] for file in files)
+        return tuple(found[name] for name in sorted(found))
+
+    def _room_inline(self, size: int) -> bool:
+        """There is room for `size` more bytes inline, and it is taken."""
+        if self.tally.inline_bytes + size > MAX_INLINE_TOTAL_BYTES:
+            return False
+        self.tally.inline_bytes += size
+        return True
 
     def _count(self, files: Iterable[StateFile], *, read: bool = False) -> None:
         for file in files:
@@ -118,12 +134,18 @@ class Ingest:
         return self.session.upload(digest, size, body)
 
     def _small(
-        self, root: Path, files: Sequence[SourceFile], role: Role, packer: Packer, found: dict[str, StateFile]
+        self,
+        root: Path,
+        files: Sequence[SourceFile],
+        outgrown: Sequence[StateFile],
+        role: Role,
+        packer: Packer,
+        found: dict[str, StateFile],
     ) -> None:
         """Files under 1 MiB: known contents as the store has them, a few tiny ones inline, the rest in packs."""
-        inline = goes_inline(file.bytes for file in files)
-        pending: list[tuple[StateFile, Pending]] = []
-        twins: dict[str, list[StateFile]] = {}
+        tiny = goes_inline(file.bytes for file in files)
+        pending: dict[str, Pending] = {}
+        packed: list[StateFile] = []
         for file in files:
             with opened(root, file) as descriptor:
                 data = read_all(descriptor, file)
@@ -131,18 +153,21 @@ class Ingest:
             stored = self._known(file, digest, role)
             if stored is None:
                 self.tally.added_bytes += len(data)
-                stored = self._state_file(file, digest, Inline(data), role)
-                if digest in twins:
-                    twins[digest].append(stored)
-                elif not inline(len(data)):
-                    twins[digest] = []
-                    pending.append((stored, packer.add(data)))
+                stored = self._state_file(file, digest, Inline(data if tiny(len(data)) else b""), role)
+            if isinstance(stored.place, Inline) and not (tiny(len(data)) and self._room_inline(len(data))):
+                packed.append(stored)
+                if digest not in pending:
+                    pending[digest] = packer.add(data)
             found[file.name] = stored
             self._count([stored], read=True)
+        for stored in outgrown:
+            assert isinstance(stored.place, Inline)
+            packed.append(stored)
+            if stored.digest not in pending:
+                pending[stored.digest] = packer.add(stored.place.data)
         packer.close()
-        for stored, slice_ in pending:
-            for twin in (stored, *twins[stored.digest]):
-                found[twin.name] = msgspec.structs.replace(twin, place=slice_.place)
+        for stored in packed:
+            found[stored.name] = msgspec.structs.replace(stored, place=pending[stored.digest].place)
             self.session.remember(found[stored.name])
 
     def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int]:
@@ -150,7 +175,7 @@ class Ingest:
         scratch = self.session.scratch()
         try:
             with opened(root, file) as descriptor:
-                linked = self.link and share(root / file.name, scratch)
+                linked = self.link and self._share(root, file, descriptor, scratch)
                 compress = not linked and probe(descriptor, file.bytes)
                 if linked:
                     with scratch.open("rb", buffering=0) as shared:
@@ -168,6 +193,15 @@ class Ingest:
         stored = self._state_file(file, digest, place, role)
         self.session.remember(stored)
         return stored, stored_bytes
+
+    def _share(self, root: Path, file: SourceFile, descriptor: int, scratch: Path) -> bool:
+        """`scratch` shares the bytes of the opened file. False where they have to be copied."""
+        if not share(root / file.name, scratch):
+            return False
+        linked, source = scratch.stat(), os.fstat(descriptor)
+        if linked.st_size != source.st_size or (linked.st_nlink > 1 and linked.st_ino != source.st_ino):
+            raise _changed(f"{root}/{file.name}")  # replaced between opening and linking
+        return True
 
     def _spool(self, descriptor: int, scratch: Path, *, compress: bool) -> tuple[Digest, Digest, int]:
         """The file is in `scratch`; the digest of its content, and digest and size of what was written."""

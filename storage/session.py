@@ -17,8 +17,8 @@ from typing import assert_never
 
 import msgspec
 
-from formats.errors import EoctlError, SessionExpiredError
-from formats.head import Head, HeadEntry
+from formats.errors import BlobGoneError, EoctlError, SessionExpiredError
+from formats.head import Head, HeadEntry, roots
 from formats.ids import Attempt, BlobKey, Digest, Era, PipelineId, TxId
 from formats.manifest import Blocks, Inline, Manifest, Place, Slice, StateFile, Whole, files_of
 from storage import layout
@@ -90,9 +90,8 @@ class Session:
             self._own_eras.update(_eras_of(own.place))
             return own
         if self._base_by_digest is None:
-            self._base_by_digest = {}
-            if self.base is not None:
-                self._base_by_digest = {file.digest: file for _, _, file in files_of(self.base)}
+            base = () if self.base is None else files_of(self.base)
+            self._base_by_digest = {file.digest: file for _, _, file in base}
         found = self._base_by_digest.get(digest)
         if found is not None:
             self.borrow()
@@ -120,27 +119,29 @@ class Session:
 
         Raises: FencedError, ConflictError, SessionExpiredError, CommitUnknownError, what the plan raises.
         """
+        trouble: EoctlError | None = None
         try:
             for _ in range(MAX_TRIES):
                 self._own_eras, self._borrows = set(), False
                 try:
+                    if trouble is not None:
+                        self._recover(trouble)
                     return self._try_commit(plan(self))
-                except BelowFloorError:
-                    self._carry_forward()
-                except ReuseLostError:
-                    self._rebase()
-                except PoisonedNameError:
-                    self._swap(partial(raise_era, floor=False))
-                    self._carry_forward()
-        except SyncFailedError as error:
+                except (BelowFloorError, ReuseLostError, PoisonedNameError) as error:
+                    trouble = error
+                except (KeyAbsentError, BlobGoneError) as error:
+                    if not self._overtaken():
+                        raise
+                    trouble = error
+        except SyncFailedError:
             # What was linked by now may be lost however it reads, so it must not count as confirmed to anyone.
             with contextlib.suppress(EoctlError):
                 self._swap(partial(raise_era, floor=True))
-            raise error
+            raise
         finally:
             self.scrap()
-        message = f"the session's uploads fell below the floor {MAX_TRIES} times in a row"
-        raise SessionExpiredError(message, hint="run it again; check the grace time of gc")
+        message = f"the session could not keep up with gc: {MAX_TRIES} tries"
+        raise SessionExpiredError(message, hint="run it again; check the grace time of gc") from trouble
 
     def _try_commit(self, manifest: Manifest) -> HeadEntry:
         stored = encode_manifest(manifest)
@@ -152,8 +153,8 @@ class Session:
         proof = Proof(own_eras=frozenset(self._own_eras), borrowed_from=frozenset(borrowed))
         edit = partial(commit, entry=entry, attempt=self.attempt, owner=self.owner, proof=proof)
         self.head = self.store.head(self.pipeline)
-        self._swap(edit)
-        return next(found for found in self.head.head.live if found.txid == entry.txid)
+        self._swap(edit, once=self.attempt is None)
+        return next((root for root in roots(self.head.head) if root.txid == entry.txid), entry)
 
     def _put_manifest(self, key: BlobKey, stored: bytes) -> None:
         name = layout.manifest(self.pipeline, key)
@@ -163,12 +164,26 @@ class Session:
                     message = f"other bytes lie under the name of a manifest: {name}"
                     raise PoisonedNameError(message)
 
-    def _swap(self, edit: Callable[[Head], Head]) -> None:
+    def _swap(self, edit: Callable[[Head], Head], *, once: bool = False) -> None:
         self.head = swap_head(
-            self.store.backend, self.head, edit, self.store.ambient, txid=self.txid, attempt=self.attempt
+            self.store.backend, self.head, edit, self.store.ambient, txid=self.txid, attempt=self.attempt, once=once
         )
 
     # Bad luck.
+
+    def _overtaken(self) -> bool:
+        """gc may have swept what this session counted on: its era is below the floor, or its base is no root."""
+        head = self.store.head(self.pipeline).head
+        known = self._base_entry is None or self._base_entry.manifest in {root.manifest for root in roots(head)}
+        return not known or any(key.era < head.floor for key in self._confirmed) or self.era < head.floor
+
+    def _recover(self, trouble: EoctlError) -> None:
+        """What can be kept is kept, in the newest era and against the newest base."""
+        if isinstance(trouble, PoisonedNameError):
+            self.head = self.store.head(self.pipeline)
+            self._swap(partial(raise_era, floor=False))
+        self._carry_forward()
+        self._rebase()
 
     def _rebase(self) -> None:
         """Files are shared with the newest live checkpoint, or with none."""
@@ -188,11 +203,10 @@ class Session:
         for key, size in list(self._confirmed.items()):
             if key.era < self.head.head.floor:
                 del self._confirmed[key]
-                with contextlib.suppress(KeyAbsentError):
+                with contextlib.suppress(KeyAbsentError, PoisonedNameError):
                     self.upload(key.digest, size, CopyOf(layout.blob(self.pipeline, key)))
         moved = [self._moved(file) for file in self._own.values()]
         self._own = {file.digest: file for file in moved if file is not None}
-        self._rebase()
 
     def _moved(self, file: StateFile) -> StateFile | None:
         """The same content at or above the floor; None where it has to be uploaded again."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from formats.canonical import decode, encode
 from formats.errors import (
@@ -15,14 +17,16 @@ from formats.errors import (
     ConflictError,
     CorruptError,
     EoctlError,
+    InvalidInputError,
     SnapshotNotFoundError,
     StoreNotFoundError,
+    TooLargeError,
     UnsupportedError,
     WrongStoreError,
 )
 from formats.head import Head, HeadEntry, encode_head
 from formats.ids import HEX32_PATTERN, BlobKey, HashAlgorithm, PipelineId
-from formats.manifest import MAX_MANIFEST_BYTES, Manifest, check_manifest
+from formats.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, check_manifest
 from storage import layout
 from storage.backend import Backend, Folder, KeyAbsentError, Place, Reach
 from storage.head import Ambient, CommittedHead, first_head, read_head
@@ -84,6 +88,8 @@ class Store:
             pass
         for prefix in (layout.blobs(pipeline), layout.manifests(pipeline), layout.backups(pipeline)):
             if next(iter(self.backend.list(prefix)), None) is not None:
+                with suppress(SnapshotNotFoundError):
+                    return self.head(pipeline)  # another process has made it meanwhile
                 message = f"HEAD of {pipeline} is missing, but {prefix} is not empty"
                 raise CorruptError(message, hint="nothing was changed; eoctl store repair --rebuild-head")
         self.place.make_folders(layout.folders(pipeline))
@@ -110,7 +116,7 @@ class Store:
             raise CorruptError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}")
         try:
             manifest = decode_manifest(stored, what)
-        except BadManifestError as error:
+        except InvalidInputError as error:
             raise CorruptError(error.message) from error
         if (manifest.store, manifest.pipeline, manifest.txid) != (head.store, head.pipeline, entry.txid):
             message = f"{what} belongs to {manifest.pipeline}@{manifest.name or manifest.id} of store {manifest.store}"
@@ -119,10 +125,30 @@ class Store:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The stored bytes: canonical JSON in one zstd frame that declares its size."""
+    """The stored bytes: canonical JSON in one zstd frame that declares its size.
+
+    What came from outside is checked as a reader will check it; files and places are right by how they were
+    made (storage/ingest.py), and a million of them are not decoded again.
+    Raises: TooLargeError, BadManifestError.
+    """
     import zstandard  # noqa: PLC0415  (start-up)
 
-    return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(encode(manifest))
+    data = encode(manifest)
+    what = f"manifest of {manifest.pipeline}@{manifest.name or manifest.id}"
+    files = sum(len(subtask.files) for operator in manifest.operators for subtask in operator.subtasks)
+    if len(data) > MAX_MANIFEST_BYTES or files > MAX_FILES:
+        message = f"{what} is too large: {files} files, {len(data)} bytes (limits {MAX_FILES}, {MAX_MANIFEST_BYTES})"
+        raise TooLargeError(message, hint="pack small files at the source, or split the pipeline")
+    decode(encode(_without_files(manifest)), Manifest, what=what, max_bytes=MAX_MANIFEST_BYTES)
+    return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(data)
+
+
+def _without_files(manifest: Manifest) -> Manifest:
+    operators = tuple(
+        replace(operator, subtasks=tuple(replace(subtask, files=()) for subtask in operator.subtasks))
+        for operator in manifest.operators
+    )
+    return replace(manifest, operators=operators, packs=())
 
 
 def decode_manifest(stored: bytes, what: str) -> Manifest:
@@ -169,7 +195,7 @@ def open_store(place: Place, ambient: Ambient) -> Store:
         raise StoreNotFoundError(message, hint=f"eoctl store init {place.url}", url=place.url) from error
     try:
         record = decode(data, StoreRecord, what="store.json", max_bytes=1 << 16)
-    except BadManifestError as error:
+    except InvalidInputError as error:
         message = f"store.json is damaged: {error.message}"
         hint = f"put store.json of {place.url} back from a copy; nothing was changed"
         raise CorruptError(message, hint=hint) from error

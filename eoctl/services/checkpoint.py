@@ -10,6 +10,7 @@ from eoctl.engines.source import Captured, StateSource
 from eoctl.services.resolve import row_of
 from eoctl.services.values import Created
 from formats.errors import ConflictError, UsageError
+from formats.head import check_tag
 from formats.ids import Attempt, PipelineId, TxId, operator_id
 from formats.manifest import (
     Engine,
@@ -117,6 +118,8 @@ def _check_parts(request: Request) -> None:
         if not part.operator or (part.operator, part.subtask) in seen or part.subtask < 0:
             raise UsageError(f"two sources for one subtask, or a bad one: {part.operator}/{part.subtask}")
         seen.add((part.operator, part.subtask))
+    for tag in request.tags:
+        check_tag(tag)
     if not request.parts and not request.offsets and not request.sinks:
         raise UsageError("nothing to keep: no source, no offsets", hint="eoctl checkpoint create DIR -p PIPELINE")
 
@@ -133,7 +136,11 @@ def _operators(request: Request, captured: list[Captured], ingest: Ingest) -> tu
         subtasks = []
         for part, capture in sorted(members, key=lambda member: member[0].subtask):
             files = ingest.tree(
-                capture.root, capture.files, previous.get((identity, part.subtask), {}), capture.role
+                capture.root,
+                capture.files,
+                previous.get((identity, part.subtask), {}),
+                capture.role,
+                capture.empty_directories,
             )
             subtasks.append(
                 SubtaskState(

@@ -92,7 +92,9 @@ def rows_of(head: Head) -> tuple[SnapshotRow, ...]:
 
 
 def row_of(head: Head, entry: HeadEntry) -> SnapshotRow:
-    return next(row for row in rows_of(head) if row.address == f"{head.pipeline}@{entry.label}")
+    """The row of a snapshot that was committed; `trash` where it has left HEAD again since."""
+    address = f"{head.pipeline}@{entry.label}"
+    return next((row for row in rows_of(head) if row.address == address), _row(head, entry, "trash"))
 
 
 def _row(head: Head, entry: HeadEntry, status: str) -> SnapshotRow:

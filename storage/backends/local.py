@@ -21,6 +21,7 @@ import io
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +47,7 @@ from storage.backend import (
     Unfinished,
     Version,
     VersionMismatchError,
+    is_key,
     version_of,
 )
 
@@ -76,6 +78,11 @@ class LocalBackend:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(path)
             parents.add(os.path.dirname(path))
+        # Whoever made a directory above may have died before its fsync, so all of them are synced here.
+        for parent in list(parents):
+            while parent != os.path.dirname(self._root):
+                parent = os.path.dirname(parent)
+                parents.add(parent)
         for parent in sorted(parents):
             _sync_directory(parent)
 
@@ -86,7 +93,7 @@ class LocalBackend:
                 found = os.stat(path, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return Found(key, found.st_size, found.st_mtime)
+            return Found(key, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def open(self, key: Key, start: int = 0, length: int | None = None) -> BinaryIO:
         path = self._path(key)
@@ -96,6 +103,10 @@ class LocalBackend:
             except (FileNotFoundError, NotADirectoryError) as error:
                 message = f"there is no {key}"
                 raise KeyAbsentError(message) from error
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                message = f"there is no {key}, but something that is not a file"
+                raise KeyAbsentError(message)
             if os.path.exists(_lock_of(path)):
                 _sync_directory(os.path.dirname(path))  # I2: nobody acts on a HEAD that a power loss could take back
             if length is None:
@@ -127,6 +138,9 @@ class LocalBackend:
 
     def swap(self, key: Key, body: bytes, expected: Version) -> None:
         path = self._path(key)
+        if self.stat(key) is None:
+            message = f"there is no {key}"
+            raise KeyAbsentError(message)
         with _translated(key), _locked(_lock_of(path)):
             try:
                 with open(path, "rb", buffering=0) as file:
@@ -177,7 +191,10 @@ class LocalBackend:
             if item.is_dir(follow_symlinks=False):
                 yield from self._walk(path)
             elif item.is_file(follow_symlinks=False) and not item.name.endswith(".lock"):
-                found = item.stat(follow_symlinks=False)
+                try:
+                    found = item.stat(follow_symlinks=False)
+                except FileNotFoundError:  # deleted since the directory was read
+                    continue
                 yield Found(Key(path), found.st_size, found.st_mtime)
 
     def _path(self, key: Key) -> str:
@@ -185,24 +202,25 @@ class LocalBackend:
 
     def _temporary_of(self, body: Body) -> str:
         """A file below `tmp/` that holds `body` and is ours alone."""
+        if isinstance(body, LocalFile) and body.path.parent == self.scratch:
+            return str(body.path)
         temporary = f"{self._root}/{TMP}/{self._token}.{next(self._numbers)}"
-        match body:
-            case LocalFile(path=path):
-                if path.parent == self.scratch:
-                    return str(path)
-                self._make_directory(os.path.dirname(temporary))
-                shutil.move(path, temporary)
-            case CopyOf(key=source):
-                with self.open(source) as reader, self._new_file(temporary) as writer:
-                    shutil.copyfileobj(reader, writer, 4 << 20)
-            case _:
-                with self._new_file(temporary) as writer:
-                    writer.write(body)
+        self._make_directory(os.path.dirname(temporary))
+        try:
+            match body:
+                case LocalFile(path=path):
+                    shutil.move(path, temporary)
+                case CopyOf(key=source):
+                    with self.open(source) as reader, open(temporary, "xb") as writer:
+                        shutil.copyfileobj(reader, writer, 4 << 20)
+                case _:
+                    with open(temporary, "xb") as writer:
+                        writer.write(body)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
         return temporary
-
-    def _new_file(self, path: str) -> BinaryIO:
-        self._make_directory(os.path.dirname(path))
-        return open(path, "xb")
 
     def _make_directory(self, path: str) -> None:
         """The directory exists, and its name survives a power loss."""
@@ -245,10 +263,11 @@ def _read_range(descriptor: int, start: int, length: int) -> bytes:
 
 
 def _scan(path: str) -> list[os.DirEntry[str]]:
-    """The entries of a directory sorted as S3 sorts keys: a directory counts with its `/`."""
+    """The entries of a directory sorted as S3 sorts keys: a directory counts with its `/`. Names that are no keys
+    (somebody's `.DS_Store`) are nobody's business."""
     try:
         with os.scandir(path) as entries:
-            return sorted(entries, key=_sort_key)
+            return sorted((entry for entry in entries if is_key(entry.name)), key=_sort_key)
     except (FileNotFoundError, NotADirectoryError):
         return []
 

@@ -72,7 +72,8 @@ class MemoryBackend:
             yield from found
         elif reach is Reach.FOLDERS:
             parts = [name[len(start) :].partition("/") for name in names]
-            yield from (Folder(Key(start + name)) for name in sorted({name for name, slash, _ in parts if slash}))
+            folders = sorted({f"{name}/" for name, slash, _ in parts if slash})
+            yield from (Folder(Key(start + name[:-1])) for name in folders)
 
     def delete(self, keys: Iterable[Key | Unfinished]) -> None:
         for key in keys:
