@@ -15,6 +15,7 @@ subtask, slices lie inside their pack, a file's parts fit its size. Durations ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -31,6 +32,8 @@ MAX_INLINE_BYTES = 4096
 MAX_INLINE_TOTAL_BYTES = 1 << 20
 BLOCK_BYTES = 64 << 10
 TABLE_BLOCKS = 4096  # blocks of one table: 256 MiB of content
+
+_hex = re.compile(r"[0-9a-f]*\Z")
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Text: TypeAlias = Annotated[str, Meta(max_length=MAX_STRING_BYTES)]
@@ -94,7 +97,7 @@ class StateFile(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     name: Text
     bytes: Count
-    digest: DigestText
+    digest: Annotated[str, Meta(min_length=64, max_length=64)]  # hex, which `check_manifest` checks for all at once
     place: Place
     first_stored_in: Count
     role: Role = "opaque"
@@ -271,7 +274,7 @@ def check_manifest(manifest: Manifest) -> None:
         _bad(manifest, "packs are not sorted and distinct")
     _distinct(manifest, [operator.id for operator in manifest.operators], "operator ids")
     files = inline_bytes = 0
-    used: set[str] = set()
+    used: dict[str, set[tuple[int, int, str]]] = {}
     for operator in manifest.operators:
         _distinct(manifest, [str(subtask.index) for subtask in operator.subtasks], "subtask indexes")
         groups: list[tuple[tuple[StateFile, ...], tuple[str, ...]]] = [(operator.coordinator, ())]
@@ -285,16 +288,29 @@ def check_manifest(manifest: Manifest) -> None:
             if names != sorted(names):
                 _bad(manifest, "files are not sorted by name")
             check_file_names(names + list(directories))
+            if _hex.match("".join(file.digest for file in group)) is None:
+                _bad(manifest, "a digest is not 64 lower-case hex digits")
             for file in group:
                 inline_bytes += _check_place(manifest, file, packs, used)
     if inline_bytes > MAX_INLINE_TOTAL_BYTES:
         _bad(manifest, f"{inline_bytes} bytes inline (limit {MAX_INLINE_TOTAL_BYTES})")
-    if used != set(packs):
+    if used.keys() != packs.keys():
         _bad(manifest, "packs named are not the packs used")
+    for slices in used.values():
+        end = 0
+        for offset, length, _ in sorted(slices):
+            if offset < end:
+                _bad(manifest, "slices of a pack overlap")
+            end = offset + length
 
 
-def _check_place(manifest: Manifest, file: StateFile | Table, packs: dict[str, int], used: set[str]) -> int:
-    """The file's bytes can lie where it says; returns how many of them lie inline."""
+def _check_place(
+    manifest: Manifest,
+    file: StateFile | Table,
+    packs: dict[str, int],
+    used: dict[str, set[tuple[int, int, str]]],
+) -> int:
+    """The file's bytes can lie where it says; returns how many of them lie inline. `used`: slices met, by pack."""
     match file.place:
         case Inline(data=data):
             if len(data) != file.bytes:
@@ -306,12 +322,13 @@ def _check_place(manifest: Manifest, file: StateFile | Table, packs: dict[str, i
         case Slice(pack=pack, offset=offset, length=length, codec=codec):
             if offset + length > packs.get(pack, -1) or (codec == "raw" and length != file.bytes):
                 _bad(manifest, "slice beyond its pack or its size", file)
-            used.add(pack)
+            used.setdefault(pack, set()).add((offset, length, file.digest))
         case Blocks(tables=tables, packs=block_packs):
             blocks = -(-file.bytes // BLOCK_BYTES)
             if len(tables) != -(-blocks // TABLE_BLOCKS) or not set(block_packs) <= packs.keys():
                 _bad(manifest, "block tables do not fit the file's size", file)
-            used.update(block_packs)
+            for pack in block_packs:
+                used.setdefault(pack, set())
             for table in tables:
                 _check_place(manifest, table, packs, used)
     return 0

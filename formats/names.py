@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from formats.errors import BadNameError, NameClashError
 
 MAX_PART_BYTES = 255
 MAX_NAME_BYTES = 4096
 
+_RENAME = "rename one of them at the source; nothing was taken in"
+
 # The fast path: names as engines write them. Anything else goes through the slow, exact check.
-_plain = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}/){0,8}[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}\Z")
+_PLAIN = r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}/){0,8}[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}"
+_plain = re.compile(_PLAIN + r"\Z")
+_all_plain = re.compile(rf"(?:{_PLAIN}(?:\n|\Z))*+\Z")
 _drive = re.compile(r"[A-Za-z]:")
 
 
@@ -54,34 +58,58 @@ def _fault(name: str) -> str | None:
     return None
 
 
-def check_file_names(names: Iterable[str]) -> None:
+def check_file_names(names: Sequence[str]) -> None:
     """Each name is safe, and no two of them are one file, or a file and a directory, on any file system.
 
+    A hundred thousand plain names cost a few passes in C; only others are looked at one by one.
     Raises: BadNameError, NameClashError.
     """
-    folded: dict[str, str] = {}
-    parents: dict[str, str] = {}
-    parents_seen: set[str] = set()
-    for name in names:
-        check_file_name(name)
-        key = _fold(name)
-        if key in folded:
-            message = f"two names are one on some file systems: {folded[key]!r} and {name!r}"
-            raise NameClashError(message, hint="rename one of them at the source; nothing was taken in")
-        folded[key] = name
-        parent = name.rpartition("/")[0]
-        while parent and parent not in parents_seen:
-            parents_seen.add(parent)
-            spelled = parents.setdefault(_fold(parent), parent)
-            if spelled != parent:
-                message = f"two directories are one on some file systems: {spelled!r} and {parent!r}"
-                raise NameClashError(message, hint="rename one of them at the source; nothing was taken in")
-            parent = parent.rpartition("/")[0]
-    for key, parent in parents.items():
-        if key in folded:
-            message = f"a file is also a directory: {folded[key]!r} and {parent!r}/"
-            raise NameClashError(message, hint="rename one of them at the source; nothing was taken in")
+    joined = "\n".join(names)
+    if not all(names) or _all_plain.match(joined) is None or joined.count("\n") != max(0, len(names) - 1):
+        for name in names:
+            check_file_name(name)
+    folded = _folded(joined, names)
+    if len(set(folded)) != len(folded):
+        raise _clash(folded, names)
+    if "/" in joined:
+        _check_parents(names, folded)
+
+
+def _check_parents(names: Sequence[str], folded: Sequence[str]) -> None:
+    """No file is also a directory, and no directory is spelled in two ways."""
+    parents = {name.rpartition("/")[0] for name in names if "/" in name}
+    for parent in list(parents):
+        above = parent.rpartition("/")[0]
+        while above and above not in parents:
+            parents.add(above)
+            above = above.rpartition("/")[0]
+    spelled: dict[str, str] = {}
+    files = set(folded)
+    for parent in sorted(parents):
+        other = spelled.setdefault(_fold(parent), parent)
+        if other != parent:
+            message = f"two directories are one on some file systems: {other!r} and {parent!r}"
+            raise NameClashError(message, hint=_RENAME)
+        if _fold(parent) in files:
+            message = f"a file is also a directory: {parent!r}"
+            raise NameClashError(message, hint=_RENAME)
+
+
+def _folded(joined: str, names: Sequence[str]) -> list[str]:
+    """Each name as the most forgetful file system takes it."""
+    if joined.isascii():
+        return joined.lower().split("\n") if names else []
+    return [_fold(name) for name in names]
 
 
 def _fold(name: str) -> str:
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name.casefold())
+
+
+def _clash(folded: Sequence[str], names: Sequence[str]) -> NameClashError:
+    seen: dict[str, str] = {}
+    for key, name in zip(folded, names, strict=True):
+        if key in seen:
+            return NameClashError(f"two names are one on some file systems: {seen[key]!r} and {name!r}", hint=_RENAME)
+        seen[key] = name
+    raise AssertionError(names)

@@ -14,8 +14,10 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,23 +85,24 @@ class Ingest:
         `previous`: the files of the same subtask in the base, by name.
         Raises: BadNameError, NameClashError, SourceChangedError, what storing raises.
         """
-        check_file_names([*(file.name for file in files), *empty_directories])
-        found: dict[str, StateFile] = {}
-        rest: list[SourceFile] = []
-        outgrown: list[StateFile] = []  # inline in the base, where there is no room inline any more
-        for file in files:
-            before = previous.get(file.name)
-            if before is not None and before.stamp == file.stamp and before.bytes == file.bytes and not self.reread:
-                found[file.name] = before
-                if isinstance(before.place, Inline) and not self._room_inline(before.bytes):
-                    outgrown.append(before)
-            else:
-                rest.append(file)
-        if found:
+        names = [file.name for file in files]
+        check_file_names([*names, *empty_directories])
+        # The files that are as they were cost a look-up each and nothing more: there may be a hundred thousand.
+        base = list(map(previous.get, names))
+        same = [
+            before is not None and before.stamp == file.stamp and before.bytes == file.bytes and not self.reread
+            for file, before in zip(files, base, strict=True)
+        ]
+        kept = [before for before in compress(base, same) if before is not None]
+        if kept:
             self.session.borrow()
-            self._count(found.values())
+            self._count(kept)
+        rest = [file for file, is_same in zip(files, same, strict=True) if not is_same]
+        found: dict[str, StateFile] = {}
+        inline = [file for file in kept if isinstance(file.place, Inline)]
+        outgrown = [file for file in inline if not self._room_inline(file.bytes)]
         small = [file for file in rest if file.bytes < SMALL_BYTES]
-        packer = Packer(self.session.store.hash, self.session.scratch, self._upload_counted)
+        packer = Packer(self.session.store.hash, self.session.scratch, self._upload_pack)
         try:
             self._small(root, small, outgrown, role, packer, found)
             whole = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.WHOLE]
@@ -112,7 +115,8 @@ class Ingest:
             self._mutable(root, mutable, role, previous, packer, found)
         finally:
             packer.discard()
-        return tuple(found[name] for name in sorted(found))
+        stored_files = [found.get(name, before) for name, before in zip(names, base, strict=True)]
+        return tuple(file for file in stored_files if file is not None)
 
     def _room_inline(self, size: int) -> bool:
         """There is room for `size` more bytes inline, and it is taken."""
@@ -121,17 +125,18 @@ class Ingest:
         self.tally.inline_bytes += size
         return True
 
-    def _count(self, files: Iterable[StateFile], *, read: bool = False) -> None:
-        for file in files:
-            self.tally.total_bytes += file.bytes
-            self.tally.files += 1
-            if read:
-                self.tally.read_bytes += file.bytes
+    def _count(self, files: Sequence[StateFile], *, read: bool = False) -> None:
+        size = sum(map(attrgetter("bytes"), files))
+        self.tally.total_bytes += size
+        self.tally.files += len(files)
+        self.tally.read_bytes += size if read else 0
         self.progress(self.tally)
 
-    def _upload_counted(self, digest: Digest, size: int, body: LocalFile) -> BlobKey:
+    def _upload_pack(self, digest: Digest, size: int, body: LocalFile) -> BlobKey:
         self.tally.stored_bytes += size
-        return self.session.upload(digest, size, body)
+        key = self.session.upload(digest, size, body)
+        self.session.pack_bytes[str(key)] = size
+        return key
 
     def _small(
         self,
@@ -176,20 +181,20 @@ class Ingest:
         try:
             with opened(root, file) as descriptor:
                 linked = self.link and self._share(root, file, descriptor, scratch)
-                compress = not linked and probe(descriptor, file.bytes)
+                shrink = not linked and probe(descriptor, file.bytes)
                 if linked:
                     with scratch.open("rb", buffering=0) as shared:
                         digest = stored_digest = digest_of(shared, self.session.store.hash)
                     stored_bytes = file.bytes
                 else:
-                    digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, compress=compress)
+                    digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, shrink=shrink)
             known = self._known(file, digest, role)
             if known is not None:
                 return known, 0
             key = self.session.upload(stored_digest, stored_bytes, LocalFile(scratch))
         finally:
             scratch.unlink(missing_ok=True)
-        place = Whole(key.era, "zstd", stored_digest, stored_bytes) if compress else Whole(key.era)
+        place = Whole(key.era, "zstd", stored_digest, stored_bytes) if shrink else Whole(key.era)
         stored = self._state_file(file, digest, place, role)
         self.session.remember(stored)
         return stored, stored_bytes
@@ -203,12 +208,12 @@ class Ingest:
             raise _changed(f"{root}/{file.name}")  # replaced between opening and linking
         return True
 
-    def _spool(self, descriptor: int, scratch: Path, *, compress: bool) -> tuple[Digest, Digest, int]:
+    def _spool(self, descriptor: int, scratch: Path, *, shrink: bool) -> tuple[Digest, Digest, int]:
         """The file is in `scratch`; the digest of its content, and digest and size of what was written."""
         plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
         size = 0
         with _scratch_told(scratch), scratch.open("xb", buffering=0) as target:
-            packer = _compressor() if compress else None
+            packer = _compressor() if shrink else None
             for chunk in read_chunks(descriptor):
                 plain.update(chunk)
                 data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)
@@ -220,7 +225,7 @@ class Ingest:
                 stored.update(data)
                 size += write_all(target.fileno(), data)
         digest = Digest(plain.hexdigest())
-        return digest, Digest(stored.hexdigest()) if compress else digest, size
+        return digest, Digest(stored.hexdigest()) if shrink else digest, size
 
     def _mutable(
         self,
@@ -238,8 +243,8 @@ class Ingest:
             before = previous.get(file.name)
             old = before.place if before is not None and isinstance(before.place, Blocks) else None
             with opened(root, file) as descriptor:
-                compress = probe(descriptor, file.bytes)
-                block_file = writer.add(read_chunks(descriptor), old, compress=compress)
+                shrink = probe(descriptor, file.bytes)
+                block_file = writer.add(read_chunks(descriptor), old, compress=shrink)
             written.append((file, block_file))
             self.tally.added_bytes += block_file.added_bytes
             self.tally.read_bytes += file.bytes

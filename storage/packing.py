@@ -9,8 +9,9 @@ immutable and stored whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from formats.manifest import MAX_INLINE_BYTES
 
@@ -43,8 +44,7 @@ class Layout(StrEnum):
     BLOCKS = "blocks"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(Struct, frozen=True, gc=False):
     """A file to be stored, as a listing of its source showed it.
 
     `stamp` is `DEVICE.INODE.MTIME_NS` in hex; `settled` says that a later write must change it (the file is

@@ -73,7 +73,6 @@ class Session:
     def upload(self, digest: Digest, size: int, body: Body) -> BlobKey:
         """The blob is confirmed in this session's era. Safe to call from several threads."""
         key = BlobKey(digest, self.era)
-        self.pack_bytes[str(key)] = size
         if key in self._confirmed:
             if isinstance(body, LocalFile):
                 body.path.unlink()
@@ -192,7 +191,7 @@ class Session:
         if newest == self._base_entry:
             return
         self._base_entry, self._base_by_digest = newest, None
-        self.base = None if newest is None else self.store.manifest(self.head.head, newest)
+        self.base = None if newest is None else self.store.manifest(self.head.head, newest, thorough=False)
         if self.base is not None:
             self.pack_bytes.update({pack.key: pack.bytes for pack in self.base.packs})
 
@@ -204,7 +203,9 @@ class Session:
             if key.era < self.head.head.floor:
                 del self._confirmed[key]
                 with contextlib.suppress(KeyAbsentError, PoisonedNameError):
-                    self.upload(key.digest, size, CopyOf(layout.blob(self.pipeline, key)))
+                    moved_to = self.upload(key.digest, size, CopyOf(layout.blob(self.pipeline, key)))
+                    if str(key) in self.pack_bytes:
+                        self.pack_bytes[str(moved_to)] = size
         moved = [self._moved(file) for file in self._own.values()]
         self._own = {file.digest: file for file in moved if file is not None}
 
@@ -234,10 +235,8 @@ def open_writer(store: Store, pipeline: PipelineId) -> tuple[Attempt, TxId]:
 
 
 def _entry_of(manifest: Manifest, key: BlobKey, stored_bytes: int) -> HeadEntry:
-    files = added = 0
-    for _, _, file in files_of(manifest):
-        files += 1
-        added += file.first_stored_in == manifest.id
+    stored_in = [file.first_stored_in for _, _, file in files_of(manifest)]
+    added = stored_in.count(manifest.id)
     return HeadEntry(
         kind=manifest.kind,
         id=manifest.id,
@@ -251,9 +250,9 @@ def _entry_of(manifest: Manifest, key: BlobKey, stored_bytes: int) -> HeadEntry:
         manifest_bytes=stored_bytes,
         full_bytes=manifest.metrics.full_bytes,
         added_bytes=manifest.metrics.added_bytes,
-        files=files,
+        files=len(stored_in),
         added_files=added,
-        referenced_files=files - added,
+        referenced_files=len(stored_in) - added,
         base=manifest.base,
         duration_micros=manifest.metrics.duration_micros,
         tags=manifest.tags,

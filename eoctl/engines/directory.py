@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from eoctl.engines.source import Captured
@@ -53,18 +54,19 @@ def capture_tree(root: Path, engine: Engine) -> Captured:
     except OSError as error:
         message = f"{root} cannot be listed: {error.strerror}: {error.filename}"
         raise UnavailableError(message) from error
-    files.sort(key=lambda file: file.name)
+    files.sort(key=attrgetter("name"))
     return Captured(engine=engine, root=root, files=tuple(files), empty_directories=tuple(sorted(empty)))
 
 
 def source_file(name: str, found: os.stat_result, now_ns: int) -> SourceFile:
     """A file as `found` by a listing that began at `now_ns` of the clock that stamps files."""
+    modified = found.st_mtime_ns
     return SourceFile(
-        name=name,
-        bytes=found.st_size,
-        stamp=stamp_of(found),
-        settled=found.st_mtime_ns + _granularity_ns(found.st_mtime_ns) <= now_ns,
-        layout=layout_of(name),
+        name,
+        found.st_size,
+        f"{found.st_dev:x}.{found.st_ino:x}.{modified:x}",
+        modified + (1 if modified % _COARSE_NS else _granularity_ns(modified)) <= now_ns,
+        layout_of(name),
     )
 
 
@@ -87,11 +89,11 @@ def _walk(root: str, prefix: str, files: list[SourceFile], empty: list[str], now
     with os.scandir(f"{root}/{prefix}") as listing:
         for entry in listing:
             entries += 1
-            name = f"{prefix}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                _walk(root, f"{name}/", files, empty, now_ns)
-            elif entry.is_file(follow_symlinks=False):
+            name = prefix + entry.name
+            if entry.is_file(follow_symlinks=False):
                 files.append(source_file(name, entry.stat(follow_symlinks=False), now_ns))
+            elif entry.is_dir(follow_symlinks=False):
+                _walk(root, f"{name}/", files, empty, now_ns)
             else:
                 kind = "a symbolic link" if entry.is_symlink() else "a device, socket or pipe"
                 message = f"the source holds {kind}: {name!r}"

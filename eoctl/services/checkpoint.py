@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from eoctl.engines.source import Captured, StateSource
 from eoctl.services.resolve import row_of
@@ -90,7 +91,7 @@ def create_checkpoint(opened: Opened, request: Request, progress: Progress = lam
         def plan(session: Session) -> Manifest:
             tally = Tally()
             tallies.append(tally)
-            total = sum(file.bytes for capture in captured for file in capture.files)
+            total = sum(sum(map(attrgetter("bytes"), capture.files)) for capture in captured)
             ingest = Ingest(
                 session=session,
                 checkpoint=request.as_id or session.head.head.last_id + 1,
@@ -224,6 +225,8 @@ def _manifest(
 
 
 def _packs(session: Session, operators: tuple[OperatorState, ...]) -> tuple[PackRef, ...]:
+    if not session.pack_bytes:
+        return ()
     files = (file for operator in operators for subtask in operator.subtasks for file in subtask.files)
     keys = {key for file in files for key in packs_of(file)}
     return tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(keys))

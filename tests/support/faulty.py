@@ -8,6 +8,7 @@ after its effect, or somebody else acts in between.
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ Result = TypeVar("Result")
 WRITES = frozenset({"create", "swap", "delete"})
 
 
-class Crash(BaseException):  # noqa: N818  (no error: the process is gone, and nothing of ours may catch it)
-    """The process was killed. Not an `Exception`, so that only `finally` runs, and a test may forbid even that."""
+class Crash(BaseException):
+    """The process was killed. No `Exception`, so that nothing of ours may catch it."""
 
 
 class Fault(StrEnum):
@@ -76,6 +77,8 @@ class FaultyBackend:
         self.inner = inner
         self.decide = decide
         self.calls: list[Call] = []
+        self.swapped: list[bytes] = []  # the body of every swap that was asked for
+        self._lock = threading.Lock()
         self._dead = False
         self._late: list[Callable[[], object]] = []
 
@@ -91,7 +94,7 @@ class FaultyBackend:
         for request in late:
             try:
                 request()
-            except Exception:  # noqa: BLE001, S112  (its sender is not listening any more)
+            except Exception:  # noqa: BLE001  (its sender is not listening any more)
                 continue
 
     def stat(self, key: Key) -> Found | None:
@@ -104,6 +107,7 @@ class FaultyBackend:
         return self._call("create", key, lambda: self.inner.create(key, body), body)
 
     def swap(self, key: Key, body: bytes, expected: Version) -> None:
+        self.swapped.append(body)
         return self._call("swap", key, lambda: self.inner.swap(key, body, expected))
 
     def list(self, prefix: Key, *, reach: Reach = Reach.ALL) -> Iterator[Found | Folder | Unfinished]:
@@ -116,11 +120,12 @@ class FaultyBackend:
         return self._call("delete", key, lambda: self.inner.delete(wanted))
 
     def _call(self, verb: str, key: Key, effect: Callable[[], Result], body: Body = b"") -> Result:
-        if self._dead:
-            raise Crash
-        call = Call(len(self.calls), verb, key.path)
-        self.calls.append(call)
-        decided = self.decide(call)
+        with self._lock:
+            if self._dead:
+                raise Crash
+            call = Call(len(self.calls), verb, key.path)
+            self.calls.append(call)
+            decided = self.decide(call)
         if isinstance(decided, Meanwhile):
             decided.before()
             result = self._with(decided.fault, call, effect, body, decided.after)

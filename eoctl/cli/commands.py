@@ -1,0 +1,44 @@
+"""Every command, the module that holds it, and its one line of help: so that `eoctl --help` imports none of them."""
+
+from __future__ import annotations
+
+NOUNS = {
+    "store": "Make a store, and see what it holds and what it costs.",
+    "pipeline": "See the pipelines of a store.",
+    "checkpoint": "Take, list, explain, verify, keep and delete checkpoints.",
+}
+
+_CREATE = "eoctl.cli.checkpoint_create"
+_READ = "eoctl.cli.checkpoint"
+_EDIT = "eoctl.cli.checkpoint_entries"
+
+COMMANDS = {
+    "store init": ("eoctl.cli.store", "Make a new, empty store."),
+    "store info": ("eoctl.cli.store", "Show what a store is and what its place can do."),
+    "store stats": ("eoctl.cli.store", "Show what each pipeline stores, and what sharing saves."),
+    "pipeline list": ("eoctl.cli.pipeline", "List the pipelines of the store."),
+    "pipeline show": ("eoctl.cli.pipeline", "Show one pipeline: its counters, writers, holds and newest snapshots."),
+    "checkpoint create": (_CREATE, "Take a checkpoint of state on this host."),
+    "checkpoint list": (_READ, "List snapshots, newest last."),
+    "checkpoint inspect": (_READ, "Show what a snapshot consists of."),
+    "checkpoint files": (_READ, "List the files of a snapshot, and the checkpoint that first stored each."),
+    "checkpoint diff": (_READ, "Compare the files of two snapshots."),
+    "checkpoint explain": (_READ, "Show who needs a snapshot or a file, and what deleting it would free."),
+    "checkpoint verify": (_READ, "Check that what snapshots need is there and undamaged."),
+    "checkpoint tag": (_EDIT, "Add tags to a snapshot, or remove them."),
+    "checkpoint hold": (_EDIT, "Keep a snapshot whatever retention says, until it is released."),
+    "checkpoint release": (_EDIT, "Drop the holds of a snapshot."),
+    "checkpoint delete": (_EDIT, "Move snapshots to the trash, from where undelete brings them back."),
+    "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
+    "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory, every byte checked."),
+}
+
+
+def verbs_of(noun: str) -> dict[str, str]:
+    """The verbs of a noun, or the commands that stand alone (noun ""), with their help; in the order of the table."""
+    prefix = f"{noun} " if noun else ""
+    return {
+        name.removeprefix(prefix): summary
+        for name, (_, summary) in COMMANDS.items()
+        if name.startswith(prefix) and " " not in name.removeprefix(prefix)
+    }

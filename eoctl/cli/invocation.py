@@ -1,0 +1,109 @@
+"""One run of the command line: the options that every command shares, and what they lead to.
+
+Shared options may stand before or after the command; the last one counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eoctl.cli.output import Form, Output, tell
+from eoctl.cli.settings import ChosenStore, Environment, choose_store
+
+if TYPE_CHECKING:
+    import typer
+
+    from storage.backend import Place
+    from storage.head import Ambient
+    from storage.store import Store
+
+_TOKEN_LENGTH = 12
+
+
+class Invocation:
+    """What was asked for, in what form, and of which store."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.command = ""
+        self._given: dict[str, str] = {}
+        self._flags: set[str] = set()
+        self._out: Output | None = None
+        self._ambient: Ambient | None = None
+
+    def give(self, name: str, value: str | bool) -> None:  # noqa: FBT001  (what the option parser hands over)
+        """An option was given; False says that a flag was not."""
+        if isinstance(value, str):
+            self._given[name] = value
+        elif value:
+            self._flags.add(name)
+
+    @property
+    def verbose(self) -> bool:
+        return "verbose" in self._flags
+
+    @property
+    def out(self) -> Output:
+        """Where the answer goes, in the form that was asked for."""
+        if self._out is None:
+            form = Form.JSONL if "jsonl" in self._flags else Form.JSON if "json" in self._flags else Form.TEXT
+            self._out = Output(
+                form=form,
+                quiet="quiet" in self._flags,
+                colour=not (self.environment.no_color or "no_color" in self._flags),
+                columns=self.environment.columns,
+            )
+        return self._out
+
+    @property
+    def ambient(self) -> Ambient:
+        """Clock and randomness of this run."""
+        if self._ambient is None:
+            from eoctl.ambient import system_ambient  # noqa: PLC0415  (start-up)
+
+            self._ambient = system_ambient()
+        return self._ambient
+
+    def choose(self, url: str | None = None) -> ChosenStore:
+        """The store that the options and settings name; `url` counts as `--store`. Raises: UsageError."""
+        return choose_store(self.environment, url or self._given.get("store"), self._given.get("profile"))
+
+    def place(self, chosen: ChosenStore) -> Place:
+        if self.verbose and not self.environment.completing:
+            tell(f"store: {chosen.url} ({chosen.origin})")
+        from storage.backends.urls import open_place  # noqa: PLC0415  (start-up)
+
+        return open_place(chosen.url, self.ambient.new_id()[:_TOKEN_LENGTH])
+
+    def open_store(self) -> Store:
+        """The store; the embedded default is made on first use, with a notice.
+
+        Raises: UsageError, StoreNotFoundError, CorruptError, UnsupportedError.
+        """
+        from formats.errors import ConflictError, StoreNotFoundError  # noqa: PLC0415  (start-up)
+        from formats.ids import HashAlgorithm  # noqa: PLC0415  (start-up)
+        from storage.store import init_store, open_store  # noqa: PLC0415  (start-up)
+
+        chosen = self.choose()
+        place = self.place(chosen)
+        try:
+            return open_store(place, self.ambient)
+        except StoreNotFoundError:
+            if not chosen.embedded:
+                raise
+        try:
+            store = init_store(place, HashAlgorithm.BLAKE3, self.ambient)
+        except ConflictError:
+            return open_store(place, self.ambient)  # another process has made it meanwhile
+        self.out.notice(f"made a store at {place.url}, as none is set (--store, EOCTL_STORE or a profile)")
+        return store
+
+
+def invocation_of(context: typer.Context) -> Invocation:
+    """The run that the command belongs to."""
+    found = context.find_object(Invocation)
+    if found is None:
+        from eoctl.cli.settings import read_environment  # noqa: PLC0415  (only shell completion starts without one)
+
+        found = context.find_root().obj = Invocation(read_environment())
+    return found

@@ -1,0 +1,68 @@
+"""`eoctl`: from the words of a command line to an exit code.
+
+Rules kept here: every failure ends in one place, with a code of `exit_codes.py`; a foreseen one in one line
+(and a hint), an unforeseen one in a traceback and a request to report it. What is said about an interrupt is
+true (interrupts.py). `--version` imports nothing that it does not need.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from eoctl.cli import exit_codes
+from eoctl.version import VERSION
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. Without `argv`: as the program of this process."""
+    if argv is not None:
+        return _run(list(argv))
+    _prepare_process()
+    code = _run(sys.argv[1:])
+    if code in {exit_codes.INTERRUPTED, exit_codes.READER_GONE}:
+        _leave(code)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        if argv in (["--version"], ["-V"]):
+            print(f"eoctl {VERSION}", flush=True)  # noqa: T201  (the fast path)
+            return exit_codes.DONE
+        from eoctl.cli.app import run  # noqa: PLC0415  (typer costs more than the rest of --version)
+
+        return run(argv)
+    except BrokenPipeError:
+        return exit_codes.READER_GONE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the one place where every failure ends)
+        from eoctl.cli.failures import report  # noqa: PLC0415  (only failures need it)
+
+        return report(error, argv)
+
+
+def _prepare_process() -> None:
+    """This process runs one command and ends: so it is set up for that."""
+    import gc  # noqa: PLC0415  (only here)
+
+    # A command makes up to a million values in trees without cycles; walking them again and again, in hope of a
+    # cycle, costs up to a third of the time, and what little is never freed is freed by the end of the process.
+    gc.disable()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            # A name that the terminal's encoding does not have is shown escaped, rather than ending the command.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave(code: int) -> None:
+    """The process is gone, without waiting for threads that still read files, or writing to a closed pipe again.
+
+    Nothing is lost: whatever is half done, a crash at this point would have left the same (docs/protocol.md).
+    """
+    import os  # noqa: PLC0415  (only here)
+
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
