@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ def format_time(moment: datetime) -> str:
 
 
 def _new_id() -> str:
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def _host() -> str:

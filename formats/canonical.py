@@ -27,8 +27,12 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 def encode(record: msgspec.Struct) -> bytes:
-    """The one byte string of this record."""
-    return _encoder.encode(record)
+    """The one byte string of this record. Raises: BadManifestError for text that UTF-8 cannot say."""
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError as error:
+        message = f"text that is not UTF-8: {error.object[:100]!r}"
+        raise BadManifestError(message, hint="rename it at the source; nothing was taken in") from error
 
 
 def decode(

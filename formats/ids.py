@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType, Protocol
+
+from msgspec import Struct
 
 from formats.errors import BadManifestError, BadNameError
 from formats.murmur3 import murmur3_128
@@ -59,8 +60,7 @@ class HashAlgorithm(StrEnum):
         return Digest(hasher.hexdigest())
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BlobKey:
+class BlobKey(Struct, frozen=True, order=True):
     """What a stored blob is called: the digest of its stored bytes, and the era of the session that wrote it."""
 
     digest: Digest
@@ -78,8 +78,7 @@ class BlobKey:
         return cls(Digest(match[1]), Era(int(match[2])))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PipelineId:
+class PipelineId(Struct, frozen=True, order=True):
     """A pipeline's name: `[a-z0-9][a-z0-9._-]{0,62}`, and not a reserved word."""
 
     name: str

@@ -14,7 +14,7 @@ Source: Flink, `KeyGroupRangeAssignment` and `MathUtils.murmurHash`; Java, `Stri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from formats.errors import InvalidInputError
 
@@ -24,8 +24,7 @@ _MASK = (1 << 32) - 1
 _SIGN = 1 << 31
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class KeyGroupRange:
+class KeyGroupRange(Struct, frozen=True, order=True):
     """The key groups `start <= group < stop`; at least one."""
 
     start: int

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, NewType, Protocol, TypeAlias
+
+from msgspec import Struct
 
 from formats.errors import BadNameError, EoctlError, UnavailableError
 
@@ -22,8 +23,7 @@ Version = NewType("Version", str)  # of a swappable value: the digest of its byt
 _key = re.compile(r"(?!\.)[A-Za-z0-9._-]+(?:/(?!\.)[A-Za-z0-9._-]+)*\Z")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
+class Key(Struct, frozen=True, order=True):
     """A name inside a backend: relative, `/`-separated, parts of `[A-Za-z0-9._-]` that do not start with a dot."""
 
     path: str
@@ -36,9 +36,13 @@ class Key:
     def __str__(self) -> str:
         return self.path
 
+    @property
+    def swappable(self) -> bool:
+        """The one name whose value `swap` changes."""
+        return self.path.endswith("/HEAD")
 
-@dataclass(frozen=True, slots=True)
-class Found:
+
+class Found(Struct, frozen=True):
     """A stored value. `modified_at` is seconds since 1970 by the store's clock: policy only."""
 
     key: Key
@@ -46,30 +50,26 @@ class Found:
     modified_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(Struct, frozen=True):
     """A write that never finished: a temporary file, a multipart upload. `token` is the backend's own."""
 
     key: Key
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(Struct, frozen=True):
     """What some keys have in common up to a `/`."""
 
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(Struct, frozen=True):
     """A file handed over: the backend may link or move it, and it is gone after `create`."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOf:
+class CopyOf(Struct, frozen=True):
     """The bytes of another key of the same backend, copied on the server where it can."""
 
     key: Key
@@ -148,8 +148,7 @@ class Backend(Protocol):
         """The keys are gone; absent ones are fine."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """Where a store lies, or may be made.
 
     `scratch` is a directory from which `create` takes a file cheaply; `make_folders` makes folders ahead, at

@@ -8,9 +8,9 @@ caller that makes them visible only after the last one never serves a wrong byte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+from msgspec import Struct
 
 from formats.blocktable import MAX_TABLE_BYTES, Block, decode_table
 from formats.errors import BadManifestError, BlobGoneError, ConflictError, CorruptError, OutcomeUnknownError
@@ -18,6 +18,9 @@ from formats.ids import BlobKey, Digest, HashAlgorithm, PipelineId
 from formats.manifest import BLOCK_BYTES, TABLE_BLOCKS, Blocks, Inline, Slice, StateFile, Table, Whole, blob_key
 from storage import layout
 from storage.backend import Backend, Body, CopyOf, Key, KeyAbsentError
+
+if TYPE_CHECKING:
+    import zstandard
 
 CHUNK_BYTES = 1 << 20
 
@@ -28,8 +31,7 @@ class PoisonedNameError(ConflictError):
     kind = "poisoned-name"
 
 
-@dataclass(frozen=True, slots=True)
-class Blobs:
+class Blobs(Struct, frozen=True):
     """The blobs of one pipeline."""
 
     backend: Backend
@@ -73,38 +75,33 @@ class Blobs:
         if size != file.bytes or hasher.hexdigest() != file.digest:
             raise self._corrupt(file)
 
-    def contents(self, files: Sequence[StateFile]) -> Iterator[tuple[StateFile, Iterator[bytes]]]:
-        """Each file with its `content`. Slices of one pack are read through one reader of it, in the order given."""
-        with ExitStack() as stack:
-            pack, reader = "", None
-            for file in files:
-                if not isinstance(file.place, Slice):
-                    yield file, self.content(file)
-                    continue
-                if file.place.pack != pack or reader is None:
-                    stack.close()
-                    pack = file.place.pack
-                    reader = stack.enter_context(self._open(BlobKey.parse(pack)))
-                yield file, self._slice(file, file.place, reader)
+    def slices(self, pack: str, files: Sequence[StateFile]) -> Iterator[tuple[StateFile, bytes | memoryview]]:
+        """Each file of the pack with its content, in the order given; the pack is read once.
 
-    def _open(self, key: BlobKey) -> BinaryIO:
+        Raises: BlobGoneError, CorruptError.
+        """
+        import zstandard  # noqa: PLC0415  (start-up)
+
+        name = layout.blob(self.pipeline, BlobKey.parse(pack))
+        unpacker = zstandard.ZstdDecompressor()
         try:
-            return self.backend.open(layout.blob(self.pipeline, key))
+            with self.backend.open(name) as reader:
+                stored = memoryview(reader.read())
         except KeyAbsentError as error:
             raise self._gone(error) from error
+        for file in files:
+            place = file.place
+            assert isinstance(place, Slice), "a group of slices"
+            data: bytes | memoryview = stored[place.offset : place.offset + place.length]
+            if place.codec == "zstd":
+                data = self._unpack(unpacker, data, file.bytes, name)
+            if len(data) != file.bytes or self.hash.digest(data) != file.digest:
+                raise self._corrupt(file)
+            yield file, data
 
     def _gone(self, error: KeyAbsentError) -> BlobGoneError:
         message = f"a blob is gone: {error.message.removeprefix('there is no ')}"
         return BlobGoneError(message, hint=f"eoctl checkpoint verify -p {self.pipeline}")
-
-    def _slice(self, file: StateFile, place: Slice, reader: BinaryIO) -> Iterator[bytes]:
-        reader.seek(place.offset)
-        data = reader.read(place.length)
-        if place.codec == "zstd":
-            data = self.unpack(data, file.bytes, layout.blob(self.pipeline, BlobKey.parse(place.pack)))
-        if len(data) != file.bytes or self.hash.digest(data) != file.digest:
-            raise self._corrupt(file)
-        yield data
 
     def _parts(self, file: StateFile | Table) -> Iterator[bytes]:
         match file.place:
@@ -182,9 +179,14 @@ class Blobs:
         """A slice of `size` plain bytes. Raises: CorruptError."""
         import zstandard  # noqa: PLC0415  (start-up)
 
+        return self._unpack(zstandard.ZstdDecompressor(), data, size, name)
+
+    def _unpack(self, unpacker: zstandard.ZstdDecompressor, data: bytes | memoryview, size: int, name: Key) -> bytes:
+        import zstandard  # noqa: PLC0415  (start-up)
+
         try:
             if zstandard.frame_content_size(data) == size:
-                return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+                return unpacker.decompress(data, max_output_size=size)
         except zstandard.ZstdError:
             pass
         message = f"a slice cannot be unpacked: {name}"

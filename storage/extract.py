@@ -9,7 +9,6 @@ that nobody will write into.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import glob
@@ -19,8 +18,9 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from formats.errors import AccessDeniedError, NoSpaceError, UnavailableError, UsageError
 from formats.manifest import Slice, StateFile, Whole, blob_key
@@ -37,8 +37,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
-class Extracted:
+class Extracted(Struct):
     """What was written so far."""
 
     total_bytes: int = 0
@@ -46,8 +45,7 @@ class Extracted:
     linked_files: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extraction:
+class Extraction(Struct, frozen=True, kw_only=True):
     """Restores files of one pipeline. `progress` is called from the calling thread."""
 
     blobs: Blobs
@@ -67,29 +65,46 @@ class Extraction:
             with _told(root):
                 for name in [*(file.name.rpartition("/")[0] for file in files), *empty_directories]:
                     folders.open(name)
-            for group, linked in each(_groups(files), lambda group: self._group(folders, group)):
+            packs = _packs(files)
+            for pack in sorted(packs):
+                self._pack(folders, pack, packs[pack])
+            single = (file for file in files if not isinstance(file.place, Slice))
+            for file, linked in each(single, lambda file: self._single(folders, file)):
                 self.done.linked_files += linked
-                self.done.files += len(group)
-                self.done.total_bytes += sum(file.bytes for file in group)
-                self.progress(self.done)
+                self._count([file])
         finally:
             folders.close()
 
-    def _group(self, folders: _Folders, files: Sequence[StateFile]) -> tuple[Sequence[StateFile], int]:
-        linked = 0
-        for file, parts in self.blobs.contents(files):
-            folder, _, name = file.name.rpartition("/")
-            with _told(folders.root / file.name):
-                directory = folders.open(folder)
-                if self.link and self._share(file, directory, name):
-                    linked += 1
-                    continue
-                descriptor = os.open(name, _NEW, 0o666, dir_fd=directory)
+    def _count(self, files: Sequence[StateFile]) -> None:
+        self.done.files += len(files)
+        self.done.total_bytes += sum(file.bytes for file in files)
+        self.progress(self.done)
+
+    def _pack(self, folders: _Folders, pack: str, files: Sequence[StateFile]) -> None:
+        """The small files of one pack, in one thread: for them, taking turns costs more than it gains."""
+        with _told(folders.root):
+            for file, data in self.blobs.slices(pack, files):
+                folder, _, name = file.name.rpartition("/")
+                descriptor = os.open(name, _NEW, 0o666, dir_fd=folders.open(folder))
                 try:
-                    _write_sparse(descriptor, parts)
+                    write_all(descriptor, data)
                 finally:
                     os.close(descriptor)
-        return files, linked
+        self._count(files)
+
+    def _single(self, folders: _Folders, file: StateFile) -> tuple[StateFile, bool]:
+        """A file that is not in a pack, and whether it shares the bytes of its blob. Runs in several threads."""
+        folder, _, name = file.name.rpartition("/")
+        with _told(folders.root / file.name):
+            directory = folders.open(folder)
+            if self.link and self._share(file, directory, name):
+                return file, True
+            descriptor = os.open(name, _NEW, 0o666, dir_fd=directory)
+            try:
+                _write_sparse(descriptor, self.blobs.content(file))
+            finally:
+                os.close(descriptor)
+        return file, False
 
     def _share(self, file: StateFile, directory: int, name: str) -> bool:
         """The file shares the bytes of its blob, by clone or hard link. False where it has to be written."""
@@ -125,8 +140,11 @@ class _Folders:
         self._open = {"": os.open(root, _DIRECTORY)}
 
     def open(self, name: str) -> int:
-        with self._lock:
-            return self._made(name)
+        descriptor = self._open.get(name)
+        if descriptor is None:
+            with self._lock:
+                descriptor = self._made(name)
+        return descriptor
 
     def _made(self, name: str) -> int:
         if name not in self._open:
@@ -141,21 +159,13 @@ class _Folders:
             os.close(descriptor)
 
 
-def _groups(files: Sequence[StateFile]) -> Iterator[Sequence[StateFile]]:
-    """Files that one worker writes in a row: those of one pack by offset, every other alone."""
-    packs: dict[str, list[StateFile]] = {}
+def _packs(files: Sequence[StateFile]) -> dict[str, list[StateFile]]:
+    """The files that lie in packs, by pack, in the order in which they lie there."""
+    packs: dict[str, list[tuple[int, str, StateFile]]] = {}
     for file in files:
         if isinstance(file.place, Slice):
-            packs.setdefault(file.place.pack, []).append(file)
-        else:
-            yield (file,)
-    for group in packs.values():
-        yield sorted(group, key=_offset)
-
-
-def _offset(file: StateFile) -> int:
-    assert isinstance(file.place, Slice)
-    return file.place.offset
+            packs.setdefault(file.place.pack, []).append((file.place.offset, file.name, file))
+    return {pack: [file for _, _, file in sorted(members)] for pack, members in packs.items()}
 
 
 def _write_sparse(descriptor: int, parts: Iterator[bytes]) -> None:
@@ -186,6 +196,8 @@ def sync_tree(root: Path, files: int) -> None:
 
 def _sync_file_system(root: Path) -> bool:
     """One `syncfs` of the file system that holds `root`; False where the system has none."""
+    import ctypes  # noqa: PLC0415  (start-up)
+
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:
         return False

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from formats.errors import (
     BadNameError,
@@ -34,16 +34,14 @@ from storage.backend import Backend, KeyAbsentError, SyncFailedError, Version, V
 MAX_TRIES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedHead:
+class CommittedHead(Struct, frozen=True):
     """A value of HEAD that was read back or swapped in, and its version; bytes and version of one response."""
 
     head: Head
     version: Version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ambient:
+class Ambient(Struct, frozen=True, kw_only=True):
     """What the outside decides, chosen once by whoever starts us.
 
     `now`: RFC 3339 UTC with milliseconds. `elapsed`: monotonic seconds. `new_id`: 32 random hex digits.
@@ -57,8 +55,7 @@ class Ambient:
     host: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class Proof(Struct, frozen=True, kw_only=True):
     """Why a commit may name its keys: own ones were confirmed in `own_eras`, the rest are named by `borrowed_from`."""
 
     own_eras: frozenset[Era]
@@ -287,6 +284,8 @@ def swap_head(
                 raise fenced(seen.head, attempt)
             if once and uncertain:
                 raise ConflictError(f"HEAD of {pipeline} moved on")
+        # Under our own attempt only we commit, one swap at a time: HEAD moved on without it, so it is lost for good.
+        uncertain = uncertain and attempt is None
         current = seen
         ambient.wait(_pause(number))
     message = f"HEAD of {pipeline} keeps changing: lost {MAX_TRIES} swaps in a row"

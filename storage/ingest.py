@@ -15,13 +15,13 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct, field
 
 from formats.errors import AccessDeniedError, EoctlError, NoSpaceError, SourceChangedError, UnavailableError
 from formats.ids import BlobKey, Digest, HashAlgorithm
@@ -39,7 +39,7 @@ from storage.packing import (
     is_compressed,
     pays,
 )
-from storage.packs import Packer, Pending
+from storage.packs import Packer, Pending, shrunk
 from storage.session import Session
 from storage.transfer import each
 
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """What an ingestion did so far: bytes of content and files, read or reused."""
 
     added_bytes: int = 0
@@ -61,8 +60,7 @@ class Tally:
     files: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingest:
+class Ingest(Struct, frozen=True, kw_only=True):
     """One plan's way of storing files. `progress` is called with the tally from the calling thread."""
 
     session: Session
@@ -151,20 +149,20 @@ class Ingest:
         tiny = goes_inline(file.bytes for file in files)
         pending: dict[str, Pending] = {}
         packed: list[StateFile] = []
-        for file in files:
-            with opened(root, file) as descriptor:
-                data = read_all(descriptor, file)
-            digest = self.session.store.hash.digest(data)
-            stored = self._known(file, digest, role)
-            if stored is None:
-                self.tally.added_bytes += len(data)
-                stored = self._state_file(file, digest, Inline(data if tiny(len(data)) else b""), role)
-            if isinstance(stored.place, Inline) and not (tiny(len(data)) and self._room_inline(len(data))):
-                packed.append(stored)
-                if digest not in pending:
-                    pending[digest] = packer.add(data)
-            found[file.name] = stored
-            self._count([stored], read=True)
+        for read in each(_batches(files), lambda batch: self._read(root, batch), threads=1):
+            for file, data, digest, packed_data in read:
+                stored = self._known(file, digest, role)
+                if stored is None:
+                    self.tally.added_bytes += len(data)
+                    stored = self._state_file(file, digest, Inline(data if tiny(len(data)) else b""), role)
+                if isinstance(stored.place, Inline) and not (tiny(len(data)) and self._room_inline(len(data))):
+                    packed.append(stored)
+                    if digest not in pending:
+                        pending[digest] = packer.add_stored(
+                            data if packed_data is None else packed_data, compressed=packed_data is not None
+                        )
+                found[file.name] = stored
+            self._count([found[file.name] for file, *_ in read], read=True)
         for stored in outgrown:
             assert isinstance(stored.place, Inline)
             packed.append(stored)
@@ -174,6 +172,16 @@ class Ingest:
         for stored in packed:
             found[stored.name] = msgspec.structs.replace(stored, place=pending[stored.digest].place)
             self.session.remember(found[stored.name])
+
+    def _read(self, root: Path, files: Sequence[SourceFile]) -> list[tuple[SourceFile, bytes, Digest, bytes | None]]:
+        """Small files with their content, its digest and, where that pays, its compressed form. Runs in a thread of its own."""
+        packer = _compressor()
+        read = []
+        for file in files:
+            with opened(root, file) as descriptor:
+                data = read_all(descriptor, file)
+            read.append((file, data, self.session.store.hash.digest(data), shrunk(data, packer)))
+        return read
 
     def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int]:
         """An immutable file in a blob of its own, and the bytes stored for it. Runs in several threads."""
@@ -213,7 +221,7 @@ class Ingest:
         plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
         size = 0
         with _scratch_told(scratch), scratch.open("xb", buffering=0) as target:
-            packer = _compressor() if shrink else None
+            packer = _compressor().compressobj() if shrink else None
             for chunk in read_chunks(descriptor):
                 plain.update(chunk)
                 data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)
@@ -354,10 +362,22 @@ def probe(descriptor: int, size: int) -> bool:
     return pays(sum(map(len, samples)), sum(len(packer.compress(sample)) for sample in samples))
 
 
-def _compressor() -> zstandard.ZstdCompressionObj:
+def _compressor() -> zstandard.ZstdCompressor:
     import zstandard  # noqa: PLC0415  (start-up)
 
-    return zstandard.ZstdCompressor(level=1).compressobj()
+    return zstandard.ZstdCompressor(level=1, write_content_size=True)
+
+
+def _batches(files: Sequence[SourceFile]) -> Iterator[Sequence[SourceFile]]:
+    """Files to be read in a row: enough to be worth a turn, at most about 1 MiB."""
+    start = size = 0
+    for end, file in enumerate(files):
+        if end > start and size + file.bytes > SMALL_BYTES:
+            yield files[start:end]
+            start, size = end, 0
+        size += file.bytes
+    if start < len(files):
+        yield files[start:]
 
 
 def share(source: Path, target: Path) -> bool:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from formats.ids import BlobKey, Digest, HashAlgorithm
 from formats.manifest import Slice
 from storage.backend import LocalFile
 from storage.packing import PACK_BYTES, PACK_MAGIC, is_compressed, pays
+
+if TYPE_CHECKING:
+    import zstandard
 
 BUFFER_BYTES = 1 << 20
 MIN_COMPRESSED = 128  # below this a zstd frame's own bytes eat the gain
@@ -65,19 +68,18 @@ class Packer:
 
     def add(self, content: bytes | memoryview, *, compress: bool = True) -> Pending:
         """The content is in a pack, compressed where that pays; its place is known after `close`."""
-        if self._offset + len(content) > PACK_BYTES:
+        stored = shrunk(content, self._compressor) if compress else None
+        return self.add_stored(content if stored is None else stored, compressed=stored is not None)
+
+    def add_stored(self, stored: bytes | memoryview, *, compressed: bool) -> Pending:
+        """Bytes as they are to be stored are in a pack."""
+        if self._offset + len(stored) > PACK_BYTES:
             self.close()
         if self._file is None:
             self._path = self._new_scratch()
             self._file = open(self._path, "xb", buffering=BUFFER_BYTES)  # noqa: SIM115  (closed by `close`)
             self._hasher = self._hash.hasher()
             self._write(PACK_MAGIC)
-        stored: bytes | memoryview = content
-        compressed = False
-        if compress and len(content) > MIN_COMPRESSED and not is_compressed(bytes(content[:8])):
-            packed = self._compressor.compress(content)
-            if pays(len(content), len(packed)):
-                stored, compressed = packed, True
         pending = Pending(self._offset, len(stored), compressed=compressed)
         self._write(stored)
         self._pending.append(pending)
@@ -105,3 +107,11 @@ class Packer:
         self._hasher.update(data)
         self._file.write(data)
         self._offset += len(data)
+
+
+def shrunk(content: bytes | memoryview, compressor: zstandard.ZstdCompressor) -> bytes | None:
+    """The content as one zstd frame, where that pays."""
+    if len(content) <= MIN_COMPRESSED or is_compressed(bytes(content[:8])):
+        return None
+    packed = compressor.compress(content)
+    return packed if pays(len(content), len(packed)) else None

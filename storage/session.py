@@ -186,12 +186,18 @@ class Session:
 
     def _rebase(self) -> None:
         """Files are shared with the newest live checkpoint, or with none."""
-        self.head = self.store.head(self.pipeline)
-        newest = next((entry for entry in reversed(self.head.head.live) if entry.kind == "checkpoint"), None)
-        if newest == self._base_entry:
-            return
-        self._base_entry, self._base_by_digest = newest, None
-        self.base = None if newest is None else self.store.manifest(self.head.head, newest, thorough=False)
+        while True:
+            self.head = self.store.head(self.pipeline)
+            newest = next((entry for entry in reversed(self.head.head.live) if entry.kind == "checkpoint"), None)
+            if newest == self._base_entry:
+                return
+            try:
+                base = None if newest is None else self.store.manifest(self.head.head, newest, thorough=False)
+                break
+            except BlobGoneError:
+                if newest in set(roots(self.store.head(self.pipeline).head)):
+                    raise  # damage, not a base that was expired and swept since HEAD was read
+        self._base_entry, self._base_by_digest, self.base = newest, None, base
         if self.base is not None:
             self.pack_bytes.update({pack.key: pack.bytes for pack in self.base.packs})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
@@ -46,8 +45,7 @@ class StoreRecord(Struct, frozen=True, forbid_unknown_fields=True):
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
+class Store(Struct, frozen=True, kw_only=True):
     """An open store."""
 
     place: Place

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 THREADS = 4
 
@@ -19,6 +21,8 @@ Result = TypeVar("Result")
 
 def each(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int = THREADS) -> Iterator[Result]:
     """`work` of every item, in the order of the items."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (start-up)
+
     pool = ThreadPoolExecutor(threads, thread_name_prefix="eoctl")
     waiting: deque[Future[Result]] = deque()
     try:

@@ -39,6 +39,7 @@ class Output:
         self.form = form
         self.quiet = quiet
         self.on_terminal = is_terminal(sys.stdout)
+        self.colour_wanted = colour
         self.colour = colour and self.on_terminal
         self.width = (columns or _terminal_columns()) if self.on_terminal else None
         self.ellipsis = "…" if _speaks_unicode(sys.stdout) else "..."
@@ -121,7 +122,7 @@ def to_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  (wha
 
 def fields_of(value: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the services' dataclasses)
     """The fields of a value that a service answered, in their order."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return {name: getattr(value, name) for name in value.__struct_fields__}
 
 
 def is_terminal(stream: TextIO | None) -> bool:

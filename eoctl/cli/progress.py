@@ -42,7 +42,7 @@ class Meter:
         self._done = (-1, -1)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._colour = invocation.out.colour
+        self._colour = invocation.out.colour_wanted
         self._show: Callable[[int, int, int], None] | None = None
         if invocation.out.form is Form.JSONL:
             self._show = self._event

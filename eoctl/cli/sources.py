@@ -86,9 +86,9 @@ def _source_of(source: SourceText, *, verify_capture: bool) -> StateSource:
     path = Path(source.path).expanduser()
     match source.kind:
         case "rocksdb":
-            from eoctl.engines.rocksdb import RocksdbCheckpoint  # noqa: PLC0415  (heavy, and optional)
+            from eoctl.engines.rocksdb import RocksdbSource  # noqa: PLC0415  (heavy, and optional)
 
-            return RocksdbCheckpoint(path, verify=verify_capture)
+            return RocksdbSource(path, verify=verify_capture)
         case "sqlite":
             from eoctl.engines.sqlite import SqliteSource  # noqa: PLC0415  (start-up)
 

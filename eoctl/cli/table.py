@@ -1,6 +1,6 @@
 """Tables for people: columns that fit the terminal, or, where nobody looks at a width, columns as wide as they are.
 
-To fit, in this order: one space between columns instead of two, short forms, columns that may go, and last
+To fit, in this order: columns that may go, short forms, one space between columns instead of two, and last
 the middle of long names. A number is never cut. (rich renders tables too, but costs 35 ms at every start.)
 """
 
@@ -34,13 +34,13 @@ def render(columns: Sequence[Column], *, width: int | None, style: bool = False,
     shown = [_Shown(column) for column in columns]
     gap = 2
     if width is not None and _total(shown, gap) > width:
-        gap = 1
-        for part in shown:
-            if _total(shown, gap) > width:
-                part.shorten()
         for column in reversed(columns):
             if column.optional and _total(shown, gap) > width:
                 shown = [part for part in shown if part.column is not column]
+        for part in shown:
+            if _total(shown, gap) > width:
+                part.shorten()
+        gap = 2 if _total(shown, gap) <= width else 1
         _cut(shown, width - gap * (len(shown) - 1), ellipsis)
     spacer = " " * gap
     header = spacer.join(_pad(part.title, part.width, right=part.column.right) for part in shown).rstrip()

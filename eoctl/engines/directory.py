@@ -10,9 +10,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+
+from msgspec import Struct
 
 from eoctl.engines.source import Captured
 from formats.errors import AccessDeniedError, BadNameError, UnavailableError, UsageError
@@ -24,8 +25,7 @@ _SECOND_NS = 1_000_000_000
 _COARSE_NS = 10_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class DirectorySource:
+class DirectorySource(Struct, frozen=True):
     """Everything below `path`."""
 
     path: Path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from operator import attrgetter
+
+from msgspec import Struct, field
 
 from eoctl.engines.source import Captured, StateSource
 from eoctl.services.resolve import row_of
@@ -33,8 +34,7 @@ from storage.store import Store
 DEFAULT_UID = "main"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """One subtask's state. Max parallelism 0: not known. `key_groups` is half-open."""
 
     source: StateSource
@@ -44,8 +44,7 @@ class Part:
     key_groups: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """What one checkpoint shall hold. `as_id`: commit under this id, once, however often it is asked for."""
 
     parts: tuple[Part, ...]
@@ -58,8 +57,7 @@ class Request:
     reread: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """A writer's attempt at a pipeline."""
 
     store: Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from eoctl.services.values import SnapshotRow
 from formats.errors import SnapshotNotFoundError, UsageError
@@ -14,8 +14,7 @@ from storage.store import Store
 LATEST = "latest"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """A root of a pipeline, in the value of HEAD that named it."""
 
     pipeline: PipelineId

@@ -6,11 +6,10 @@ renamed or removed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotRow:
+class SnapshotRow(Struct, frozen=True, kw_only=True):
     """One snapshot, as HEAD knows it. `status`: complete, held or trash."""
 
     pipeline: str
@@ -33,16 +32,14 @@ class SnapshotRow:
         return f"{self.pipeline}@{self.name or self.id}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateRow:
+class StateRow(Struct, frozen=True, kw_only=True):
     name: str
     kind: str
     bytes: int | None
     entries: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorRow:
+class OperatorRow(Struct, frozen=True, kw_only=True):
     uid: str
     id: str
     name: str
@@ -57,27 +54,23 @@ class OperatorRow:
     states: tuple[StateRow, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRow:
+class SourceRow(Struct, frozen=True, kw_only=True):
     uid: str
     offsets: dict[str, int | str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransactionRow:
+class TransactionRow(Struct, frozen=True, kw_only=True):
     id: str
     state: str
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SinkRow:
+class SinkRow(Struct, frozen=True, kw_only=True):
     uid: str
     transactions: tuple[TransactionRow, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileNames:
+class FileNames(Struct, frozen=True, kw_only=True):
     """New here, referenced from earlier checkpoints, in the parent but not here: names as `OPERATOR/SUBTASK/NAME`."""
 
     new: tuple[str, ...]
@@ -85,8 +78,7 @@ class FileNames:
     obsolete: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metrics:
+class Metrics(Struct, frozen=True, kw_only=True):
     """Seconds and bytes of one checkpoint."""
 
     duration_seconds: float
@@ -97,9 +89,8 @@ class Metrics:
     in_flight_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """One snapshot, explained. `references`: checkpoint id -> names of files that it first stored."""
+class Inspection(Struct, frozen=True, kw_only=True):
+    """One snapshot, explained. `references`: earlier checkpoint id -> names of the files here that it first stored."""
 
     snapshot: SnapshotRow
     parent: int | None
@@ -110,10 +101,10 @@ class Inspection:
     sinks: tuple[SinkRow, ...]
     files: FileNames
     references: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()  # what could not be told: the parent has left the store, or is damaged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRow:
+class FileRow(Struct, frozen=True, kw_only=True):
     """`place`: inline, blob, pack or blocks. `stored_bytes` counts what this file takes, packs by slice."""
 
     operator: str
@@ -126,16 +117,18 @@ class FileRow:
     first_stored_in: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedFile:
+class ChangedFile(Struct, frozen=True, kw_only=True):
     name: str
     old_bytes: int
     new_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """What B has and A has not (`added`), the reverse (`removed`), and same names with other content (`changed`)."""
+class Difference(Struct, frozen=True, kw_only=True):
+    """What B has and A has not (`added`), the reverse (`removed`), and same names with other content (`changed`).
+
+    `added_bytes` counts the content of added files and the new content of changed ones, `removed_bytes` that of removed
+    files and the old content of changed ones. `shared_stored_bytes`: blobs that both name.
+    """
 
     a: str
     b: str
@@ -152,21 +145,22 @@ class Difference:
         return bool(self.added or self.removed or self.changed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlobUse:
-    """One stored blob of the file or snapshot asked about, and the snapshots that need it."""
+class BlobUse(Struct, frozen=True, kw_only=True):
+    """One stored blob of the file or snapshot asked about, by its name in the store; and the snapshots that need it."""
 
     key: str
     stored_bytes: int
     snapshots: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """Who needs what, and what deleting it would free.
+class Explanation(Struct, frozen=True, kw_only=True):
+    """Who needs what, and what deleting the snapshot would free.
 
-    `frees_bytes`: stored bytes that only the subject needs, once gc has run; `kept_because`: one sentence
-    for each reason that keeps the subject's blobs (live entries, trash, holds, young eras).
+    `kind`: snapshot, or file. `stored_bytes`: what the subject takes, of a file in a pack its slice; `shared_bytes`:
+    how much of that lies in blobs that other snapshots name too. `frees_bytes`: how much goes once the snapshot has
+    left the trash (and with it what is in the trash already, and holds that have expired), and gc has run with the
+    floor above; a pack goes only when no slice of it is needed. `shares_with`: snapshot -> bytes. `kept_because`: one
+    sentence for each reason that keeps the subject's blobs until then.
     """
 
     subject: str
@@ -181,16 +175,14 @@ class Explanation:
     blobs: tuple[BlobUse, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamagedFile:
+class DamagedFile(Struct, frozen=True, kw_only=True):
     digest: str
     name: str
     snapshots: tuple[str, ...]
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Struct, frozen=True, kw_only=True):
     pipeline: str
     level: str
     snapshots: tuple[str, ...]
@@ -200,23 +192,20 @@ class Verification:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoredOperator:
+class RestoredOperator(Struct, frozen=True, kw_only=True):
     uid: str
     subtask: int
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transactions:
+class Transactions(Struct, frozen=True, kw_only=True):
     """Ids to commit because the restored snapshot exists, and to abort because they came after it."""
 
     commit: tuple[str, ...] = ()
     abort: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class Restored(Struct, frozen=True, kw_only=True):
     """What a restore put where, and where the sources go on."""
 
     snapshot: str
@@ -233,8 +222,7 @@ class Restored:
     notes: tuple[str, ...] = ()  # what the caller should know: no hold was taken, one was left
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
+class Created(Struct, frozen=True, kw_only=True):
     """A checkpoint that now exists. `existed`: an earlier try of the same command had committed it."""
 
     snapshot: SnapshotRow
@@ -244,8 +232,7 @@ class Created:
     existed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreInfo:
+class StoreInfo(Struct, frozen=True, kw_only=True):
     """`capabilities`: what was found of the place: atomic create, swap, hard links, reflinks, free bytes."""
 
     url: str
@@ -257,8 +244,7 @@ class StoreInfo:
     capabilities: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineStats:
+class PipelineStats(Struct, frozen=True, kw_only=True):
     """`logical_bytes`: sum of the full sizes; `unique_bytes`: stored bytes that the roots name, each once."""
 
     pipeline: str
@@ -276,16 +262,14 @@ class PipelineStats:
     saved_by_sharing: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreStats:
+class StoreStats(Struct, frozen=True, kw_only=True):
     url: str
     pipelines: tuple[PipelineStats, ...]
     last_good_drill_age_seconds: int | None
     unfinished_uploads: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineRow:
+class PipelineRow(Struct, frozen=True, kw_only=True):
     """One pipeline, as its HEAD knows it."""
 
     pipeline: str
@@ -302,8 +286,7 @@ class PipelineRow:
     holds: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldRow:
+class HoldRow(Struct, frozen=True, kw_only=True):
     id: str
     snapshot: str
     reason: str
@@ -311,11 +294,40 @@ class HoldRow:
     expires_at: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineDetail:
+class EntryChange(Struct, frozen=True, kw_only=True):
+    """One snapshot after a change. `changed`: it was otherwise before; `newest`: it was the newest live checkpoint."""
+
+    snapshot: SnapshotRow
+    changed: bool
+    newest: bool = False
+
+
+class Release(Struct, frozen=True, kw_only=True):
+    """Holds that are gone."""
+
+    pipeline: str
+    released: tuple[HoldRow, ...]
+
+
+class Deletion(Struct, frozen=True, kw_only=True):
+    """Snapshots that are in the trash now, or would be (`dry_run`).
+
+    `frees_bytes`: as in `Explanation`, of all of them together; None where it is not known (a manifest is damaged:
+    `notes` says which).
+    """
+
+    pipeline: str
+    dry_run: bool
+    entries: tuple[EntryChange, ...]
+    frees_blobs: int | None
+    frees_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+
+class PipelineDetail(Struct, frozen=True, kw_only=True):
     row: PipelineRow
     seq: int
     last_id: int
     writers: tuple[str, ...] = ()  # fresh pins: who uploads now
     hold_rows: tuple[HoldRow, ...] = ()
-    snapshots: tuple[SnapshotRow, ...] = field(default=())
+    snapshots: tuple[SnapshotRow, ...] = ()

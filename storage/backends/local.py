@@ -6,7 +6,7 @@ The rules it keeps, which docs/protocol.md builds on:
   fsyncs the directory, and only then reports success. Where the name exists it fsyncs that file and its
   directory as well: whoever linked it may have died before doing so.
 - `swap` holds `flock` on `NAME.lock` while it re-reads, compares, writes, fsyncs, renames, fsyncs.
-- Opening a value that `swap` changes fsyncs its directory, so whatever was read is committed.
+- Opening HEAD fsyncs its directory, so whatever was read is committed, whoever wrote it and died.
 - A failed fsync is final: the same descriptor is never synced twice, and nothing is settled by reading back.
 
 It leaves to others: what keys mean, and whether bytes are the right ones.
@@ -80,11 +80,14 @@ class LocalBackend:
             parents.add(os.path.dirname(path))
         # Whoever made a directory above may have died before its fsync, so all of them are synced here.
         for parent in list(parents):
-            while parent != os.path.dirname(self._root):
-                parent = os.path.dirname(parent)
-                parents.add(parent)
+            while parent != (above := os.path.dirname(parent)):
+                parents.add(above)
+                parent = above
         for parent in sorted(parents):
-            _sync_directory(parent)
+            ours = parent.startswith(self._root)
+            # Above the store a directory may be closed to us; then it was not this process's kind that made it.
+            with _translated(Key("p")) if ours else contextlib.suppress(PermissionError):
+                _sync_directory(parent)
 
     def stat(self, key: Key) -> Found | None:
         path = self._path(key)
@@ -107,7 +110,7 @@ class LocalBackend:
                 os.close(descriptor)
                 message = f"there is no {key}, but something that is not a file"
                 raise KeyAbsentError(message)
-            if os.path.exists(_lock_of(path)):
+            if key.swappable:
                 _sync_directory(os.path.dirname(path))  # I2: nobody acts on a HEAD that a power loss could take back
             if length is None:
                 file = open(descriptor, "rb", buffering=0)
@@ -123,7 +126,7 @@ class LocalBackend:
             try:
                 self._make_directory(os.path.dirname(target))
                 # Order (I1): bytes, then the name, then the directory that holds the name.
-                _sync_file(temporary)
+                _sync_file(temporary, unnamed=True)
                 try:
                     os.link(temporary, target)
                     created = True
@@ -153,7 +156,7 @@ class LocalBackend:
                 raise VersionMismatchError(message)
             temporary = self._temporary_of(body)
             try:
-                _sync_file(temporary)
+                _sync_file(temporary, unnamed=True)
                 os.rename(temporary, path)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
@@ -276,10 +279,10 @@ def _sort_key(entry: os.DirEntry[str]) -> str:
     return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
-def _sync_file(path: str) -> None:
+def _sync_file(path: str, *, unnamed: bool = False) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _fsync(descriptor, path)
+        _fsync(descriptor, path, unnamed=unnamed)
     finally:
         os.close(descriptor)
 
@@ -292,13 +295,14 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _fsync(descriptor: int, path: str) -> None:
+def _fsync(descriptor: int, path: str, *, unnamed: bool = False) -> None:
+    """What is under `path` is durable. `unnamed`: it has no name that anybody could trust yet, so a full disk is just that."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno in {errno.EROFS, errno.EINVAL}:  # a read-only place has nothing to lose
             return
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if unnamed and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
         message = f"the disk could not make {path} durable: {error.strerror}"
         raise SyncFailedError(message, hint="check the disk; files are written again at the next try") from error

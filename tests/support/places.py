@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ from tests.support.fakes import FakeAmbient
 
 PIPELINE = PipelineId("orders")
 OLD_NS = 1_600_000_000_123_456_789  # a time of which every clock tick is over
+_written = itertools.count()
 
 
 def memory_place(scratch: Path) -> Place:
@@ -52,8 +54,9 @@ def local_place(root: Path, token: str = "test") -> Place:
 
 def behind(store: Store, backend: Backend, ambient: Ambient | None = None) -> Store:
     """The same store, seen through another backend and perhaps by another process."""
-    place = dataclasses.replace(store.place, backend=backend)
-    return dataclasses.replace(store, place=place, ambient=ambient or store.ambient)
+    old = store.place
+    place = Place(url=old.url, backend=backend, scratch=old.scratch, make_folders=old.make_folders)
+    return Store(place=place, record=store.record, ambient=ambient or store.ambient)
 
 
 def memory_store(tmp_path: Path) -> Store:
@@ -86,7 +89,8 @@ def write_tree(root: Path, files: Mapping[str, bytes], *, old: bool = True) -> P
         path.unlink(missing_ok=True)
         path.write_bytes(data)
         if old:
-            os.utime(path, ns=(OLD_NS, OLD_NS))
+            moment = OLD_NS + next(_written) * 1_000_003  # never the same twice: inode numbers are used again
+            os.utime(path, ns=(moment, moment))
     return root
 
 

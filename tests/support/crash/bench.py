@@ -37,13 +37,17 @@ class Place:
     folder: Path
 
     @property
+    def disk(self) -> Path:
+        return self.folder / "disk"
+
+    @property
     def store(self) -> Path:
         # Two levels that do not exist at first, so that making them is part of the sweep.
-        return self.folder / "disk/new/store"
+        return self.disk / "new/store"
 
     @property
     def target(self) -> Path:
-        return self.folder / "disk/restored"
+        return self.disk / "restored"
 
     @property
     def report(self) -> Path:
@@ -76,9 +80,16 @@ class Bench:
     @contextlib.contextmanager
     def place(self, operation: str) -> Iterator[Place]:
         """A fresh place with the store that the operation finds; gone afterwards."""
+        with self.empty_place() as place:
+            place.disk.mkdir()
+            clone(self.stages[_STAGES[operation][0]][0], place.store)
+            yield place
+
+    @contextlib.contextmanager
+    def empty_place(self) -> Iterator[Place]:
+        """A fresh place whose disk is still to be made; gone afterwards."""
         place = Place(self.root / f"run-{next(self.numbers)}")
-        (place.folder / "disk").mkdir(parents=True)
-        clone(self.stages[_STAGES[operation][0]][0], place.store)
+        place.folder.mkdir()
         yield place
         shutil.rmtree(place.folder)
 
@@ -97,24 +108,27 @@ class Bench:
         assert self.server.run(job) == -signal.SIGKILL
         assert not place.report.exists()
 
-    def check_after_kill(self, operation: str, place: Place) -> None:
-        """The store is whole, and the same command, run again by a new process, does its work exactly once."""
+    def check_after_crash(
+        self, operation: str, place: Place, *, acknowledged: bool = False, retry: bool = True
+    ) -> None:
+        """The store is whole, and the same command, run again by a new process, has its effect exactly once."""
         before = self.before(operation)
         seen = check(place.store, before, self.expected)
-        whole = place.target.exists()
-        if whole:
+        if place.target.exists():
             self._check_target(place)
             place.target.rename(place.folder / "restored-by-the-dead")
         match operation:
             case "first" | "create":
                 label = str(_CREATES[operation])
-                assert set(seen.roots) <= {*before.roots, label}
-            case "restore" | "restore-link":
-                assert seen.live == before.live
+                assert set(seen.roots) - {label} == set(before.roots)
+                assert label in seen.roots or not acknowledged
+            case "delete":
+                assert (seen.live, seen.trash) in [(["2"], ["1"])] + [(["1", "2"], [])] * (not acknowledged)
             case _:
                 assert sorted(seen.live + seen.trash) == sorted(before.live + before.trash)
-        assert self.server.run(self.job(operation, place)) == 0
-        self.check_done(operation, place)
+        if retry:
+            assert self.server.run(self.job(operation, place)) == 0
+            self.check_done(operation, place)
 
     def check_done(self, operation: str, place: Place) -> None:
         """The operation has been acknowledged: its effect is there, once, and everything else too."""
@@ -125,6 +139,7 @@ class Bench:
             case "first" | "create":
                 label = str(_CREATES[operation])
                 assert seen.live == [*before.live, label]
+                assert list((place.store / "p/orders/pin").iterdir()) == []
                 assert seen.head.last_id == int(label)
             case "restore" | "restore-link":
                 self._check_target(place)
@@ -137,10 +152,6 @@ class Bench:
                 assert {hold.entry.label for hold in seen.head.holds} == {"1"}
             case "release":
                 assert seen.head.holds == ()
-        if operation not in {"hold", "restore", "restore-link", "undelete", "delete"}:
-            # An attempt's pin goes with it; one of the dead is cleared away by the next.
-            pins = place.store / "p/orders/pin"
-            assert not pins.exists() or list(pins.iterdir()) == []
 
     def _check_target(self, place: Place) -> None:
         assert files_at(place.target) == self.expected["2"]

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -18,7 +18,6 @@ from eoctl.ambient import system_ambient
 from eoctl.library import PipelineHandle
 from formats.errors import ConflictError
 from formats.ids import HashAlgorithm, PipelineId
-from storage import transfer
 from storage.backend import Backend, Body, Folder, Found, Key, Place, Reach, Unfinished, Version
 from storage.backends.urls import open_place
 from storage.store import Store, init_store, open_store
@@ -57,16 +56,17 @@ class Job:
 def perform(job: Job) -> None:
     """The operation is done and acknowledged, or this process is dead."""
     if job.one_thread:
-        transfer.ThreadPoolExecutor = InCallingThread  # type: ignore[misc,assignment]  # as much of it as is used
+        futures.ThreadPoolExecutor = InCallingThread  # type: ignore[misc,assignment]  # as much of it as is used
     ambient = system_ambient()
-    place = open_place(job.store, ambient.new_id()[:12])
-    mortal = MortalBackend(place.backend, job.die_at, after=job.die_after)
-    seen: Backend = ManifestLast(mortal) if job.mutant == "manifest-last" else mortal
-    place = dataclasses.replace(
-        place, backend=seen, make_folders=lambda keys: mortal.call("make_folders", lambda: place_folders(keys))
+    plain = open_place(job.store, ambient.new_id()[:12])
+    mortal = MortalBackend(plain.backend, job.die_at, after=job.die_after)
+    place = Place(
+        url=plain.url,
+        backend=ManifestLast(mortal) if job.mutant == "manifest-last" else mortal,
+        scratch=plain.scratch,
+        make_folders=lambda keys: mortal.call("make_folders", lambda: plain.make_folders(keys)),
     )
-    place_folders = open_place(job.store, "unused").make_folders
-    started_of(job).touch()
+    started_of(job).write_text("")
     _operate(job, place)
     Path(job.report).write_text(json.dumps(mortal.calls))
 
@@ -181,8 +181,8 @@ class InCallingThread:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
-        future: Future[Result] = Future()
+    def submit(self, work: Callable[..., Result], *arguments: object) -> futures.Future[Result]:
+        future: futures.Future[Result] = futures.Future()
         try:
             future.set_result(work(*arguments))
         except BaseException as error:  # noqa: BLE001  (handed to who asks for the result)

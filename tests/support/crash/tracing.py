@@ -22,7 +22,7 @@ _TRACED = (
     " unlinkat ?rmdir write pwrite64 writev pwritev pwritev2 ftruncate truncate fallocate fsync fdatasync sync syncfs"
     " sync_file_range copy_file_range sendfile ?sendfile64 splice ioctl flock"
 )
-_LINE = re.compile(r"(?:\d+ +)?(\w+)\((.*)\) += (-?\d+|\?)")
+_LINE = re.compile(r"\d+ +(\w+)\((.*)\) += (-?\d+|\?)")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 _DESCRIPTOR = re.compile(r"(?:AT_FDCWD|\d+)<((?:\\x[0-9a-f]{2})*)>")
 MAX_DATA_BYTES = 4 << 20
@@ -89,7 +89,7 @@ def read_log(text: str) -> list[Call]:
     for line in text.splitlines():
         match = _LINE.match(line)
         if match is None:
-            assert "+++" in line or "---" in line, f"not understood: {line[:300]}"
+            assert " +++ " in line, f"not understood, or of two threads: {line[:100]} ... {line[-100:]}"
             continue
         name, arguments, returned = match[1], match[2], match[3]
         numbers[name] += 1

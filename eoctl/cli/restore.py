@@ -1,0 +1,99 @@
+"""`eoctl restore`: a snapshot's files in a new directory, and where its sources go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eoctl.cli.interrupts import told_by
+from eoctl.cli.invocation import invocation_of
+from eoctl.cli.output import fields_of
+from eoctl.cli.parameters import Pipeline, Snapshot
+from eoctl.cli.progress import Meter
+from eoctl.cli.quantities import human_bytes, human_seconds, plural
+
+if TYPE_CHECKING:
+    from eoctl.services.values import Restored
+
+app = typer.Typer()
+
+
+@app.command("restore")
+def restore(
+    ctx: typer.Context,
+    snapshot: Snapshot,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to; must not exist, or be empty.")],
+    pipeline: Pipeline = None,
+    operator: Annotated[
+        str | None, typer.Option(metavar="UID", help="Only this operator, by its uid or id.")
+    ] = None,
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Hard-link what can be linked, unchecked: only if nobody writes into the files."),
+    ] = False,
+) -> None:
+    """Restore a snapshot into a new directory.
+
+    Every byte is checked, and the directory appears when all of it is there and right, not before: a damaged or
+    missing file is an error (exit 13) and leaves nothing. Only files that --link links are not read. The files of one subtask lie in DIR itself, those of several in
+    DIR/OPERATOR/SUBTASK. The answer tells the offsets at which the sources go on.
+
+    Example:
+        eoctl restore orders@latest --to /var/lib/app/restored
+        eoctl restore orders@42 --to ./joins --operator joins --json
+    """
+    from eoctl.services.resolve import resolve  # noqa: PLC0415  (start-up)
+    from eoctl.services.restore import restore as restore_snapshot  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    target = Path(to).expanduser()
+    store = invocation.open_store()
+    resolved = resolve(store, snapshot, pipeline)
+    before = _holds_something(target)
+    unknown = f"it could not be seen whether {target} is there"
+    with told_by(lambda: _became(target, before=before), unknown=unknown, hint=f"ls {target}"):
+        with Meter(invocation, "restore", "restoring") as meter:
+            restored = restore_snapshot(store, resolved, target, operator=operator, link=link, progress=meter)
+        for note in restored.notes:
+            invocation.out.notice(note)
+        invocation.out.answer("restore", fields_of(restored), lambda: _lines(restored), brief=lambda: [restored.target])
+
+
+def _became(target: Path, *, before: bool) -> str:
+    """The target appears in one step, so what is new there is whole."""
+    if not target.is_dir():
+        return f"{target} was not created"
+    if _holds_something(target) and not before:
+        return f"{target} is restored, complete; only its report is lost"
+    return f"{target} is as it was"
+
+
+def _holds_something(target: Path) -> bool:
+    try:
+        return any(target.iterdir())
+    except OSError:
+        return False
+
+
+def _lines(restored: Restored) -> Iterator[str]:
+    linked = f", {plural(restored.linked_files, 'file')} linked" if restored.linked_files else ""
+    yield (
+        f"{restored.snapshot} restored to {restored.target}: {human_bytes(restored.bytes)} "
+        f"in {plural(restored.files, 'file')}{linked}, in {human_seconds(restored.seconds)}"
+    )
+    if len(restored.operators) > 1:
+        yield from (f"  {operator.uid}/{operator.subtask}  {operator.path}" for operator in restored.operators)
+    for uid, positions in restored.source_offsets.items():
+        told = ", ".join(f"{partition} at {position}" for partition, position in positions.items())
+        yield f"source {uid} goes on from: {told}"
+    if restored.transactions.commit:
+        yield f"transactions to commit: {', '.join(restored.transactions.commit)}"
+    if restored.transactions.abort:
+        yield f"transactions to abort: {', '.join(restored.transactions.abort)}"
+    if restored.non_restored:
+        yield f"not restored: {', '.join(restored.non_restored)}"
+    if restored.fell_back_from:
+        yield f"fell back from damaged snapshots: {', '.join(restored.fell_back_from)}"

@@ -1,0 +1,155 @@
+"""`eoctl store`: making a store, and seeing what it is, holds and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from eoctl.cli.interrupts import told_by
+from eoctl.cli.invocation import invocation_of
+from eoctl.cli.output import Output, fields_of
+from eoctl.cli.quantities import age, human_bytes, plural, second
+from eoctl.cli.settings import ChosenStore
+from eoctl.cli.table import Column, clean, fields
+
+if TYPE_CHECKING:
+    from eoctl.services.values import PipelineStats, StoreInfo, StoreStats
+    from storage.backend import Place
+    from storage.head import Ambient
+
+app = typer.Typer()
+_NAME_LEAST = 12
+
+
+@app.command("init")
+def init(
+    ctx: typer.Context,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="Where: a path or file:///PATH. Else as --store.")] = None,
+    hash_name: Annotated[
+        Literal["blake3", "sha256"],
+        typer.Option("--hash", metavar="NAME", help="blake3 or sha256; it is never changed afterwards."),
+    ] = "blake3",
+) -> None:
+    """Make a new, empty store.
+
+    blake3 is the faster hash; sha256 is for those who must use it.
+
+    Example:
+        eoctl store init /srv/eoctl
+        eoctl store init file:///srv/eoctl --hash sha256
+    """
+    from formats.ids import HashAlgorithm  # noqa: PLC0415  (start-up)
+    from storage.store import init_store  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    chosen = invocation.choose(url)
+    place = invocation.place(chosen)
+    unknown = f"it could not be seen whether the store was made: {place.url}"
+    with told_by(lambda: _became(place, invocation.ambient), unknown=unknown, hint=f"eoctl store info --store {place.url}"):
+        store = init_store(place, HashAlgorithm(hash_name), invocation.ambient)
+        record = store.record
+        value: dict[str, Any] = {"url": place.url, "id": record.id, "format_version": record.version}
+        value |= {"hash": str(record.hash), "created_at": record.created_at}
+        lines = [f"made a store at {place.url} (hash {record.hash})", f"next: {_next_step(place, chosen)}"]
+        invocation.out.answer("store.init", value, lambda: lines, brief=lambda: [place.url])
+
+
+def _next_step(place: Place, chosen: ChosenStore) -> str:
+    """The command to type now: with the store's name where no setting names it."""
+    import shlex  # noqa: PLC0415  (only here)
+
+    where = f" --store {shlex.quote(place.url)}" if chosen.origin == "--store" else ""
+    return f"eoctl checkpoint create DIR -p PIPELINE{where}"
+
+
+def _became(place: Place, ambient: Ambient) -> str:
+    from formats.errors import StoreNotFoundError  # noqa: PLC0415  (start-up)
+    from storage.store import open_store  # noqa: PLC0415  (start-up)
+
+    try:
+        open_store(place, ambient)
+    except StoreNotFoundError:
+        return f"no store was made: {place.url}"
+    return f"there is a store: {place.url}"
+
+
+@app.command("info")
+def info(ctx: typer.Context) -> None:
+    """Show what a store is and what its place can do.
+
+    Example:
+        eoctl store info --store /srv/eoctl
+    """
+    from eoctl.services.stats import store_info  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    found = store_info(invocation.open_store())
+    invocation.out.answer("store.info", fields_of(found), lambda: _info_lines(found), brief=lambda: [found.url])
+
+
+def _info_lines(found: StoreInfo) -> list[str]:
+    pairs = [
+        ("store", found.url),
+        ("id", found.id),
+        ("format", f"version {found.format_version}"),
+        ("hash", found.hash),
+        ("created", f"{second(found.created_at)} UTC"),
+        ("pipelines", str(found.pipelines)),
+    ]
+    return fields(pairs + [(name.replace("_", " "), value) for name, value in found.capabilities.items()])
+
+
+@app.command("stats")
+def stats(ctx: typer.Context) -> None:
+    """Show what each pipeline stores, and what sharing saves.
+
+    LOGICAL is what all snapshots would take without sharing, STORED what lies in the store, ORPHAN what no snapshot
+    needs (gc removes it). SAVED is the part of LOGICAL that sharing and compression save.
+
+    Example:
+        eoctl store stats --json
+    """
+    from eoctl.services.stats import store_stats  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    found = store_stats(invocation.open_store())
+    invocation.out.answer(
+        "store.stats", fields_of(found), lambda: _stats_lines(found, invocation.out), rows="pipelines"
+    )
+
+
+def _stats_lines(found: StoreStats, out: Output) -> Iterator[str]:
+    rows = found.pipelines
+    if rows:
+        yield from out.table(_stats_columns(rows))
+    else:
+        yield "no pipelines yet"
+    drill = found.last_good_drill_age_seconds
+    yield f"last good restore drill: {'never' if drill is None else f'{age(drill)} ago'}"
+    if found.unfinished_uploads:
+        yield f"unfinished uploads: {plural(found.unfinished_uploads, 'file')}"
+
+
+def _stats_columns(rows: tuple[PipelineStats, ...]) -> list[Column]:
+    def numbers(title: str, values: list[int]) -> Column:
+        return Column(title=title, cells=[str(value) for value in values], right=True)
+
+    def sizes(title: str, values: list[int]) -> Column:
+        return Column(title=title, cells=[human_bytes(value) for value in values], right=True)
+
+    return [
+        Column(title="PIPELINE", cells=[clean(row.pipeline) for row in rows], least=_NAME_LEAST),
+        Column(
+            title="CHECKPOINTS", short_title="CHK", cells=[str(row.checkpoints) for row in rows], right=True
+        ),
+        Column(title="SAVEPOINTS", short_title="SAV", cells=[str(row.savepoints) for row in rows], right=True),
+        numbers("TRASH", [row.trash for row in rows]),
+        numbers("HOLDS", [row.holds for row in rows]),
+        sizes("LOGICAL", [row.logical_bytes for row in rows]),
+        numbers("BLOBS", [row.stored_blobs for row in rows]),
+        sizes("STORED", [row.stored_bytes for row in rows]),
+        sizes("ORPHAN", [row.orphan_bytes for row in rows]),
+        Column(title="SAVED", cells=[f"{100 * row.saved_by_sharing:.1f}%" for row in rows], right=True),
+    ]

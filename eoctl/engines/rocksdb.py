@@ -1,0 +1,435 @@
+"""A RocksDB database as a source: from outside, beside a writer that goes on, or from inside by its Checkpoint.
+
+Never through a read-only or secondary handle: a copy made by one lacks what is only in the write-ahead logs
+(WALs), so that column families disagree, and opening one beside a writer can miss a log or a table.
+
+`RocksdbSource` takes what a kill of the writer at one moment T would leave on disk, save the end of the newest
+WAL. Recovery makes a prefix of all writes of it, in which column families agree. It relies on this:
+
+F1. A table (SST or blob file) that MANIFEST names never changes. It is deleted, as is a WAL still needed, only
+    after MANIFEST was appended to, or CURRENT names another one.
+F2. MANIFEST and WALs only grow, at the end (recycled WALs are refused). A new CURRENT is renamed into place.
+F3. A WAL gets its first write only after the last byte of the WAL before it is in the file.
+F4. MANIFEST calls a write flushed only after the WAL that holds it was closed, and its successor made.
+
+A try: (1) Look: CURRENT; the size of MANIFEST; a listing of the WALs with their lengths. T is when the newest
+one's length was read. (2) Hold every table, MANIFEST and these WALs by hard links. (3) Look again, and accept
+only if (a) CURRENT and MANIFEST are the same in name, inode, size and time; (b) every WAL is still there, all but
+the newest with the same length; (c) a WAL not seen before is newer than those. (4) Copy MANIFEST and the WALs,
+cut at the lengths of the first look; keep the tables that MANIFEST names.
+
+Proof. By (a) and F2 nothing was committed to MANIFEST from 1 to 3, T included, so by F1 each table and WAL that it
+needs was there to be held. By (b) and F2 each older WAL is cut where it ended at T. None is missing before the
+newest: a listing shows what is there throughout, so the second shows what was born during the first, for (c) to
+reject. If the newest held a write at T, the older ones are whole by F3; if not, they end where they ended at T: a
+prefix either way. What a WAL left out holds is newer (F3), and is not called flushed (F4): MANIFEST was seen
+before it was born. A record torn at the cut is dropped by recovery. Thus a write that was in its WAL before the
+capture began is there. (WALs first and MANIFEST later is wrong: a flush in between puts one family ahead.)
+
+Writes that bypass the WAL are there once flushed, as after a kill.
+Source: RocksDB 9.8, db/version_edit.h, db/log_format.h (MANIFEST), options/options_parser.cc (OPTIONS).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from msgspec.structs import replace
+
+from eoctl.engines.directory import capture_tree, stamp_of
+from eoctl.engines.source import Captured
+from eoctl.engines.sqlite import private_directory, translated
+from formats.canonical import MAX_STRING_BYTES
+from formats.errors import (
+    BadNameError,
+    CorruptError,
+    SourceChangedError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+)
+from formats.manifest import Engine, StateInfo
+from storage.packing import Layout
+
+if TYPE_CHECKING:
+    from rocksdict import Rdict
+
+TRIES = 50
+
+_WAIT_SECONDS = tuple(min(0.001 * 2**i, 0.25) for i in range(TRIES))
+_TABLE = re.compile(r"([0-9]+)\.(?:sst|ldb|blob)\Z")
+_WAL = re.compile(r"([0-9]+)\.log\Z")
+_MANIFEST = re.compile(r"MANIFEST-[0-9]+\Z")
+_BESIDE = ("IDENTITY", "rocksdict-config.json")
+_USE_CHECKPOINT = "capture it inside the writer, by RocksdbCheckpoint"
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+# Fields of a MANIFEST record by tag: n is a number, s a string, t and b are (tag, string) pairs up to tag 1 or 0.
+_SHAPE_LIST = """1:s 2:n 3:n 4:n 5:ns 6:nn 7:nnnss 9:n 10:n 100:nnnssnn 102:nnnnssnn 103:nnnssnnt
+    200:n 201:s 202: 203:n 300:n 400:nnnssb 401:nnnb"""
+_SHAPES = {int(tag): shape for tag, _, shape in (item.partition(":") for item in _SHAPE_LIST.split())}
+_MAY_BE_IGNORED = 1 << 13  # a tag with this bit is one string, but for four that are older than the rule
+_IRREGULAR = frozenset(_MAY_BE_IGNORED + i for i in (2, 3, 4, 5))
+_LOG_BLOCK_BYTES = 32 << 10
+_PIECE = struct.Struct("<IHB")  # checksum, length, kind
+
+
+@dataclass(frozen=True, slots=True)
+class RocksdbSource:
+    """The database in directory `path`, open in another process or closed.
+
+    `verify` opens a copy of what was captured and reads the first and last key of every column family.
+    `wait` is how a failed try waits. `step` is called with the name of each step done; tests interfere there.
+    """
+
+    path: Path
+    verify: bool = field(default=False, kw_only=True)
+    wait: Callable[[float], None] = field(default=time.sleep, kw_only=True)
+    step: Callable[[str], None] = field(default=lambda _name: None, kw_only=True)
+
+    @contextmanager
+    def capture(self) -> Iterator[Captured]:
+        database = self.path.resolve()
+        if not (database / "CURRENT").is_file():
+            raise UsageError(f"not a RocksDB directory: {self.path}", hint="name the directory that holds CURRENT")
+        with private_directory(database) as scratch:
+            with translated(database):
+                captured = self._captured(database, scratch)
+                if self.verify:
+                    _verify(captured, database, scratch / "verified")
+            yield captured
+
+    def _captured(self, database: Path, scratch: Path) -> Captured:
+        attempt, reason = _Attempt(database, scratch, self.step), ""
+        for tries, seconds in enumerate(_WAIT_SECONDS, 1):
+            try:
+                reason = attempt.run()
+            except FileNotFoundError as error:
+                reason = f"{Path(str(error.filename)).name} was removed"
+            if not reason:
+                how = "links" if attempt.links else "copy"
+                return _describe(attempt.files, captured=how, tries=str(tries))
+            self.wait(seconds)
+        hint = f"lower the write rate, flush less often, or {_USE_CHECKPOINT}"
+        raise SourceChangedError(f"{database} changed in each of {TRIES} tries to capture it: {reason}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class RocksdbCheckpoint:
+    """The database that this process has open for writing, by RocksDB's own checkpoint."""
+
+    database: Rdict
+
+    @contextmanager
+    def capture(self) -> Iterator[Captured]:
+        from rocksdict import Checkpoint  # noqa: PLC0415  # an extra
+
+        database = Path(self.database.path()).resolve()
+        with private_directory(database) as scratch:
+            with translated(database):
+                try:
+                    Checkpoint(self.database).create_checkpoint(str(scratch / "files"))
+                except Exception as error:
+                    raise UnavailableError(f"no checkpoint of {database}: {error}") from error
+                captured = _describe(scratch / "files", captured="checkpoint")
+            yield captured
+
+
+class _Attempt:
+    """Tries to capture. Tables once held stay held, so that a later try has less to do."""
+
+    def __init__(self, database: Path, scratch: Path, step: Callable[[str], None]) -> None:
+        self.files, self.links = scratch / "files", True
+        self._database, self._growing, self._step = database, scratch / "growing", step
+        self._held: dict[str, str] = {}
+        self.files.mkdir()
+
+    def run(self) -> str:
+        """Why this try failed; empty if `files` holds the state."""
+        shutil.rmtree(self._growing, ignore_errors=True)
+        self._growing.mkdir()
+        for path in self.files.iterdir():
+            if path.name not in self._held:
+                path.unlink()
+        options = self._take_options()
+        self._step("options")
+        before = _look(self._database)
+        self._step("looked")
+        self._hold_tables()
+        self._step("tables")
+        for name in before.lengths:
+            self._hold(name, self._growing)
+        self._step("logs")
+        if reason := _difference(before, _look(self._database)):
+            return reason
+        manifest = before.heads[1]
+        for name, length in before.lengths.items():
+            shutil.copyfile(self._growing / name, self.files / name)
+            os.truncate(self.files / name, length)
+        (self.files / "CURRENT").write_text(f"{manifest}\n")
+        version = _read_version(self.files / manifest)
+        if set(version.families) != set(_families(options)):
+            return "OPTIONS and MANIFEST name other column families"
+        self._check_place(before, version, options)
+        self._keep_live(version)
+        return ""
+
+    def _take_options(self) -> str:
+        newest, options = _read_options(self._database)
+        for name in (newest, *_BESIDE):
+            if (self._database / name).is_file():
+                shutil.copyfile(self._database / name, self.files / name)
+        if _setting(options, "recycle_log_file_num") not in {"", "0"}:
+            self._refuse("recycle_log_file_num", "logs are overwritten in place")
+        if _setting(options, "wal_recovery_mode") == "kAbsoluteConsistency":
+            self._refuse("wal_recovery_mode=kAbsoluteConsistency", "it may not open after a kill")
+        return options
+
+    def _hold_tables(self) -> None:
+        found = {}
+        with os.scandir(self._database) as listing:
+            for entry in listing:
+                if _TABLE.match(entry.name):
+                    # A link follows what happens to its file; a copy is good while the file looks the same.
+                    status = None if self.links else entry.stat(follow_symlinks=False)
+                    found[entry.name] = f"{stamp_of(status)}.{status.st_size}" if status else f"{entry.inode()}"
+        self._step("listed")
+        for name in [name for name in self._held if self._held[name] != found.get(name)]:
+            del self._held[name]
+            (self.files / name).unlink()
+        for name in found.keys() - self._held.keys():
+            with suppress(FileNotFoundError):  # if MANIFEST stays the same, it does not name this table
+                self._hold(name, self.files)
+                self._held[name] = found[name]
+
+    def _hold(self, name: str, into: Path) -> None:
+        if (self._database / name).is_symlink():
+            raise BadNameError(f"the source holds a symbolic link: {name!r}", hint="put the file itself there")
+        if self.links:
+            try:
+                return os.link(self._database / name, into / name)
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+                self.links = False
+        shutil.copyfile(self._database / name, into / name)
+        return None
+
+    def _check_place(self, look: _Look, version: _Version, options: str) -> None:
+        """Logs and tables are in this directory. OPTIONS cannot tell: it lacks db_paths, and wal_dir may be old."""
+        newest = max([0, *(_number(name) for name in look.lengths if _WAL.match(name))])
+        # What was never opened at this place (it has no LOCK) may have no log.
+        if newest < version.newest_log and (self._database / "LOCK").exists():
+            self._refuse(f"wal_dir={_setting(options, 'wal_dir')}", "its logs are elsewhere")
+        if absent := sorted(version.tables.keys() - {_number(name) for name in self._held}):
+            what = f"{len(absent)} tables are elsewhere or lost, the first is number {absent[0]}"
+            self._refuse("db_paths or cf_paths", what)
+
+    def _keep_live(self, version: _Version) -> None:
+        """Drops tables that MANIFEST does not name: being written, or no longer needed."""
+        for name in list(self._held):
+            number, size = _number(name), (self.files / name).stat().st_size
+            if number not in version.tables and number not in version.blobs:
+                del self._held[name]
+                (self.files / name).unlink()
+            elif size != version.tables.get(number, size):
+                message = f"{name} in {self._database} has {size} bytes (MANIFEST: {version.tables[number]})"
+                raise CorruptError(message, hint="restore the newest snapshot of this database")
+
+    def _refuse(self, option: str, why: str) -> NoReturn:
+        raise UnsupportedError(f"{self._database} uses {option}: {why}", hint=_USE_CHECKPOINT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What would show that CURRENT or MANIFEST changed; lengths of MANIFEST and, oldest first, of the WALs."""
+
+    heads: tuple[str, str, str]
+    lengths: dict[str, int]
+
+
+def _look(database: Path) -> _Look:
+    with (database / "CURRENT").open("rb") as file:
+        current = os.fstat(file.fileno())
+        manifest = file.read(256).decode("utf-8", "replace").rstrip("\n")
+    if not _MANIFEST.match(manifest):
+        raise CorruptError(f"CURRENT in {database} names no MANIFEST: {manifest[:60]!r}")
+    # MANIFEST before the WALs: what it calls flushed is then in logs that were closed when they are listed.
+    status = (database / manifest).stat()
+    with os.scandir(database) as listing:
+        wals = {e.name: e.stat(follow_symlinks=False).st_size for e in listing if _WAL.match(e.name)}
+    lengths = {manifest: status.st_size} | {name: wals[name] for name in sorted(wals, key=_number)}
+    return _Look((stamp_of(current), manifest, stamp_of(status)), lengths)
+
+
+def _difference(before: _Look, after: _Look) -> str:
+    """What the second look shows that the proof does not allow; empty if nothing."""
+    manifest, *wals = before.lengths
+    if before.heads != after.heads or before.lengths[manifest] != after.lengths[manifest]:
+        return "MANIFEST changed"
+    for name in wals:
+        grown = after.lengths.get(name, -1) - before.lengths[name]
+        if grown < 0 or (grown and name != wals[-1]):
+            return f"{name} changed"
+    born = after.lengths.keys() - before.lengths.keys()
+    return "a log appeared late" if wals and min(map(_number, born), default=math.inf) < _number(wals[-1]) else ""
+
+
+def _read_options(directory: Path) -> tuple[str, str]:
+    """Name and text of the newest OPTIONS file."""
+    newest = max(directory.glob("OPTIONS-*[0-9]"), key=lambda path: _number(path.name), default=None)
+    if newest is None:
+        raise UnsupportedError(f"{directory} has no OPTIONS file: not RocksDB, or older than 4.3")
+    return newest.name, newest.read_text("utf-8", "backslashreplace")
+
+
+def _setting(options: str, name: str) -> str:
+    found = re.search(rf"^\s*{name}=(.*)$", options, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _families(options: str) -> tuple[str, ...]:
+    names: list[str] = re.findall(r'^\[CFOptions "(.*)"\]$', options, re.MULTILINE)
+    return tuple(re.sub(r"\\(.)", lambda c: {"n": "\n", "r": "\r"}.get(c[1], c[1]), name) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a MANIFEST says at its end: sizes of tables by number, blob files, the newest log that it knows."""
+
+    families: tuple[str, ...]
+    tables: dict[int, int]
+    blobs: set[int]
+    newest_log: int
+
+
+def _read_version(path: Path) -> _Version:
+    families, blobs = {0: "default"}, set[int]()
+    tables, logs = dict[int, tuple[int, int]](), dict[int, int]()
+    for record in _records(path):
+        try:
+            fields = list(_fields(record))
+        except IndexError as error:
+            raise CorruptError(f"{path} holds a record that is cut short") from error
+        family = next((numbers[0] for tag, numbers, _ in fields if tag == 200), 0)
+        for tag, numbers, text in fields:
+            match tag:
+                case 2:
+                    logs[family] = numbers[0]
+                case 6:
+                    tables.pop(numbers[1], None)
+                case 7 | 100 | 102 | 103:
+                    tables[numbers[1]] = (family, numbers[3 if tag == 102 else 2])
+                case 201:
+                    families[family] = text.decode("utf-8", "backslashreplace")
+                case 202:
+                    families.pop(family, None)
+                case 400:
+                    blobs.add(numbers[0])
+    live = {number: size for number, (family, size) in tables.items() if family in families}
+    newest_log = max((log for family, log in logs.items() if family in families), default=0)
+    return _Version(tuple(families.values()), live, blobs, newest_log)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The records of a MANIFEST; one that is torn at the end is left out."""
+    log, record = path.read_bytes(), b""
+    for start in range(0, len(log), _LOG_BLOCK_BYTES):
+        block, at = log[start : start + _LOG_BLOCK_BYTES], 0
+        while at + _PIECE.size <= len(block):
+            _, length, kind = _PIECE.unpack_from(block, at)
+            at += _PIECE.size + length
+            if at > len(block) or kind == 0:
+                return
+            if kind > 4:
+                raise UnsupportedError(f"{path.name} holds a record of unknown kind {kind}", hint=_USE_CHECKPOINT)
+            piece = block[at - length : at]
+            record = piece if kind in (1, 2) else record + piece  # whole, first; middle, last
+            if kind in (1, 4):
+                yield record
+
+
+def _fields(record: bytes) -> Iterator[tuple[int, list[int], bytes]]:
+    """Tag, numbers and last string of each field."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = record[at], at + 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def string() -> bytes:
+        nonlocal at
+        size = number()
+        at += size
+        return record[at - size : at]
+
+    while at < len(record):
+        tag = number()
+        shape = _SHAPES.get(tag, "s" if tag & _MAY_BE_IGNORED and tag not in _IRREGULAR else None)
+        if shape is None:
+            raise UnsupportedError(f"MANIFEST holds a field of unknown tag {tag}", hint=_USE_CHECKPOINT)
+        numbers, text = [], b""
+        for kind in shape:
+            if kind == "n":
+                numbers.append(number())
+            elif kind == "s":
+                text = string()
+            else:
+                while number() != (kind == "t"):
+                    string()
+        yield tag, numbers, text
+
+
+def _describe(files: Path, **properties: str) -> Captured:
+    _, options = _read_options(files)
+    names = ",".join(families := _families(options))
+    properties["column_families"] = names if len(names.encode()) <= MAX_STRING_BYTES else str(len(families))
+    tree = capture_tree(files, Engine("rocksdb", _setting(options, "rocksdb_version"), properties))
+    return replace(
+        tree,
+        files=tuple(replace(file, layout=Layout.WHOLE) for file in tree.files),
+        role="keyed",
+        states=tuple(StateInfo(name=name, kind="column-family") for name in families),
+    )
+
+
+def _verify(captured: Captured, database: Path, directory: Path) -> None:
+    try:
+        from rocksdict import Rdict  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise UnsupportedError("rocksdict is not installed", hint="pip install eoctl[rocksdb]") from error
+    directory.mkdir()
+    for file in captured.files:
+        # Opening writes, but never into a table.
+        take = os.link if _TABLE.match(file.name) else shutil.copyfile
+        take(captured.root / file.name, directory / file.name)
+    try:
+        with Rdict(str(directory)) as opened:
+            for state in captured.states:
+                keys = opened.get_column_family(state.name).iter()
+                for seek in (keys.seek_to_first, keys.seek_to_last):
+                    seek()
+                    keys.status()
+    except Exception as error:
+        raise CorruptError(f"what was captured of {database} does not open: {error}", hint="") from error
+
+
+def _number(name: str) -> int:
+    return int(re.sub("[^0-9]", "", name))

@@ -1,0 +1,212 @@
+"""A SQLite database as a source: one consistent file, by the backup API, beside a live writer.
+
+The copy is taken in one read transaction, whatever the journal mode, so it is the database as of one commit. In
+WAL mode nobody waits. In a rollback-journal mode a writer's commit waits until the copy is done. Pages keep their
+positions, so that the next snapshot stores only the 64 KiB blocks that changed.
+
+SQLite itself leaves `-wal` and `-shm` files beside a WAL-mode database that nobody had open. A damaged page is
+copied as it is, unless `verify` is asked for.
+
+`private_directory` and `translated` serve every source that makes a private copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from eoctl.engines.directory import capture_tree
+from eoctl.engines.source import Captured
+from formats.errors import AccessDeniedError, CorruptError, EoctlError, NoSpaceError, UnavailableError, UsageError
+from formats.manifest import Engine
+from storage.packing import Layout
+
+BUSY_TIMEOUT_SECONDS = 5.0
+
+_MAGIC = b"SQLite format 3\0"
+_STEP_PAGES = 4096  # between steps an interrupt gets through; the read transaction holds the state still
+_PRIMARY_CODE = 0xFF  # an extended result code holds the primary one in its low byte
+_SCRATCH_PREFIX = ".eoctl-capture-"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteSource:
+    """The database in file `path`. `verify` runs SQLite's quick check on the copy.
+
+    A lock that outlasts `timeout_seconds` is an UnavailableError.
+    """
+
+    path: Path
+    verify: bool = field(default=False, kw_only=True)
+    timeout_seconds: float = field(default=BUSY_TIMEOUT_SECONDS, kw_only=True)
+
+    @contextmanager
+    def capture(self) -> Iterator[Captured]:
+        with translated(self.path):
+            _check_is_database(self.path)
+        with private_directory(self.path.resolve()) as scratch:
+            root = scratch / "files"
+            with translated(self.path), _translated_sqlite(self.path):
+                root.mkdir()
+                properties = self._copy(root / self.path.name)
+            found = capture_tree(root, Engine(kind="sqlite", version=sqlite3.sqlite_version, properties=properties))
+            yield replace(found, files=tuple(replace(file, layout=Layout.BLOCKS) for file in found.files))
+
+    def _copy(self, target: Path) -> dict[str, str]:
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        source = sqlite3.connect(uri, uri=True, timeout=self.timeout_seconds, isolation_level=None)
+        with closing(source), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            # The first read takes the snapshot; all below, and the copy, see that one.
+            source.execute("BEGIN")
+            source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            names = ("page_size", "journal_mode", "user_version")
+            properties = {name: str(source.execute(f"PRAGMA {name}").fetchone()[0]) for name in names}
+            # The copy is private and needs to survive nothing.
+            copy.execute("PRAGMA synchronous = OFF")
+            copy.execute("PRAGMA journal_mode = OFF")
+            source.backup(copy, pages=_STEP_PAGES, progress=_give_up_if_locked)
+            if self.verify:
+                _check_pages(copy, self.path)
+        return properties
+
+
+@contextmanager
+def private_directory(neighbour: Path) -> Iterator[Path]:
+    """A new hidden directory beside `neighbour`, or where temporary files go; it is removed at the end.
+
+    Its owner holds a lock on a file in it, so that the next one can remove what a killed owner left.
+    """
+    for place in (neighbour.parent, Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            _sweep(place)
+            scratch, lock = _locked_directory(place)
+            break
+    else:
+        raise UnavailableError(f"no private directory can be made beside {neighbour}, nor where temporary files go")
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Whatever the system refuses while `path` is captured comes out as an error of ours."""
+    try:
+        yield
+    except PermissionError as error:
+        raise AccessDeniedError(f"no permission to read {error.filename or path}") from error
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _no_space(path) from error
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        raise UnavailableError(f"{path} cannot be captured: {what}") from error
+
+
+def _check_is_database(path: Path) -> None:
+    hint = "name the database file"
+    if not path.exists():
+        raise UsageError(f"no such file: {path}", hint=hint)
+    if not path.is_file():
+        raise UsageError(f"not a file: {path}", hint=hint)
+    with path.open("rb") as file:
+        start = file.read(len(_MAGIC))
+    if start != _MAGIC:
+        raise UsageError(f"not a SQLite database: {path}", hint=f"{hint}; an encrypted one cannot be read")
+
+
+def _give_up_if_locked(status: int, _remaining: int, _total: int) -> None:
+    # Without this, `backup` would try again for ever.
+    if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = status
+        raise error
+
+
+def _check_pages(copy: sqlite3.Connection, path: Path) -> None:
+    (answer,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+    if answer != "ok":
+        raise _damaged(path, answer)
+
+
+@contextmanager
+def _translated_sqlite(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _error_of(error, path) from error
+
+
+def _error_of(error: sqlite3.Error, path: Path) -> EoctlError:
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE:
+        case sqlite3.SQLITE_CORRUPT:
+            return _damaged(path, str(error))
+        case sqlite3.SQLITE_NOTADB:
+            return UsageError(f"not a SQLite database: {path}: {error}", hint="an encrypted one cannot be read")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            hint = "end the transaction that holds the lock, or use WAL mode: PRAGMA journal_mode = WAL"
+            return UnavailableError(f"{path} is locked by another process", hint=hint)
+        case sqlite3.SQLITE_READONLY:
+            hint = f'let SQLite recover it: sqlite3 {path} "PRAGMA user_version"'
+            return UnavailableError(f"{path} was left in the middle of a transaction: {error}", hint=hint)
+        case sqlite3.SQLITE_FULL:
+            return _no_space(path)
+        case sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return AccessDeniedError(f"no permission to read {path}: {error}")
+        case sqlite3.SQLITE_CANTOPEN:
+            hint = "a WAL-mode database needs write permission for its directory, or a process that has it open"
+            return UnavailableError(f"{path} cannot be opened: {error}", hint=hint)
+        case _:
+            return UnavailableError(f"{path} cannot be read: {error}")
+
+
+def _damaged(path: Path, what: str) -> CorruptError:
+    hint = f'see what is left: sqlite3 {path} "PRAGMA integrity_check"; or restore the newest snapshot'
+    return CorruptError(f"{path} is damaged: {what}", hint=hint)
+
+
+def _no_space(path: Path) -> NoSpaceError:
+    return NoSpaceError(f"no space for a private copy of {path}", hint="free some beside it")
+
+
+def _locked_directory(place: Path) -> tuple[Path, int]:
+    """A new directory in `place` and a descriptor that locks it. A sweep that comes in between wins."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=place))
+        with suppress(FileNotFoundError):
+            lock = os.open(scratch / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if _take(lock) and (scratch / "lock").exists():
+                return scratch, lock
+            os.close(lock)
+
+
+def _sweep(place: Path) -> None:
+    """Removes the directories in `place` that nobody holds any more."""
+    for left in place.glob(f"{_SCRATCH_PREFIX}*"):
+        with suppress(OSError):
+            if left.is_symlink() or left.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(left / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            if _take(lock):
+                shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
