@@ -13,13 +13,14 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from enum import IntEnum
+from typing import IO, BinaryIO, NamedTuple
 
 from msgspec import Struct
 
 from formats.blocktable import Block
 from formats.errors import CorruptError, EoctlError, UnavailableError
-from formats.ids import BlobKey, Hasher, HashAlgorithm
+from formats.ids import BlobKey, HashAlgorithm, Hasher
 from formats.manifest import (
     BLOCK_BYTES,
     TABLE_BLOCKS,
@@ -41,21 +42,33 @@ from storage.transfer import each
 MISSING = "missing"
 OTHER_CONTENT = "content does not match its digest"
 TABLE_BYTES = TABLE_BLOCKS * BLOCK_BYTES
-MAX_UNPACKED_AT_ONCE = 4 << 20
+MAX_FRAME_BYTES = 4 << 20  # slices are below 1 MiB; what claims to be larger is unpacked piece by piece
 
-_row = struct.Struct(">QQQ?32s")
+_row = struct.Struct(">QQQB32s")
 _COMPACT_BYTES = 1 << 16
 _BROKEN_MEDIUM = {errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR}
 
 
+class Packing(IntEnum):
+    """How a content lies in its stretch."""
+
+    PLAIN = 0
+    FRAME = 1  # one zstd frame that declares its size: slices
+    STREAM = 2  # a zstd stream: files stored whole
+
+
 class Content(NamedTuple):
-    """Bytes `[offset, offset + length)` of a blob hold, packed or plain, `bytes` bytes of this digest."""
+    """Bytes `[offset, offset + length)` of a blob hold `plain_bytes` bytes of this digest."""
 
     offset: int
     length: int
-    bytes: int
-    packed: bool
+    plain_bytes: int
+    packing: Packing
     digest: bytes
+
+    def is_all_of(self, key: BlobKey) -> bool:
+        """The blob's own name vouches for the content."""
+        return self.packing is Packing.PLAIN and self.offset == 0 and self.digest.hex() == key.digest
 
 
 class Covering(NamedTuple):
@@ -73,15 +86,20 @@ class Checked(Struct, frozen=True):
     fault: str
     wrong: frozenset[Content]
 
+    def hurts(self, content: Content) -> bool:
+        return content in self.wrong or (bool(self.fault) and content.is_all_of(self.key))
+
 
 def content_of(file: StateFile | Table) -> tuple[BlobKey, Content] | None:
     """Where the content lies that a blob of its own or a slice holds; None for inline data and blocks."""
     digest = bytes.fromhex(file.digest)
     match file.place:
         case Whole(codec=codec) as place:
-            return blob_key(file, place), Content(0, stored_bytes_of(file, place), file.bytes, codec == "zstd", digest)
+            packing = Packing.PLAIN if codec == "raw" else Packing.STREAM
+            return blob_key(file, place), Content(0, stored_bytes_of(file, place), file.bytes, packing, digest)
         case Slice(pack=pack, offset=offset, length=length, codec=codec):
-            return BlobKey.parse(pack), Content(offset, length, file.bytes, codec == "zstd", digest)
+            packing = Packing.PLAIN if codec == "raw" else Packing.FRAME
+            return BlobKey.parse(pack), Content(offset, length, file.bytes, packing, digest)
     return None
 
 
@@ -95,12 +113,13 @@ def block_contents(covering: Covering, blocks: Iterable[Block]) -> Iterator[tupl
     """Where the blocks lie that the table covers; the last one may be short."""
     left = covering.bytes
     for block in blocks:
-        yield block.pack, Content(block.offset, block.length, min(BLOCK_BYTES, left), block.compressed, block.digest)
+        packing = Packing.FRAME if block.compressed else Packing.PLAIN
+        yield block.pack, Content(block.offset, block.length, min(BLOCK_BYTES, left), packing, block.digest)
         left -= BLOCK_BYTES
 
 
 class Contents:
-    """What manifests promise about blobs; only about those in `wanted`, if it is given.
+    """What manifests promise about blobs, beyond what their names say; only of those in `wanted`, if it is given.
 
     `misfits`: block tables that cannot be read or do not fit their file, with the reason; `suspects`: the blobs in
     which they lie.
@@ -126,12 +145,17 @@ class Contents:
     def of(self, key: BlobKey) -> list[Content]:
         """What is promised about the blob, each once, in the order in which it lies."""
         rows = set(_row.iter_unpack(self._rows.get(key, b"")))
-        return sorted(Content(*row) for row in rows)
+        return sorted(
+            Content(offset, length, plain_bytes, Packing(packing), digest)
+            for offset, length, plain_bytes, packing, digest in rows
+        )
 
     def _add(self, found: tuple[BlobKey, Content] | None) -> None:
         if found is None or (self._wanted is not None and found[0] not in self._wanted):
             return
         key, content = found
+        if content.is_all_of(key):
+            return
         rows = self._rows.setdefault(key, bytearray())
         rows += _row.pack(*content)
         # A slice that a hundred snapshots share came a hundred times.
@@ -209,16 +233,13 @@ def check_blob(blobs: Blobs, key: BlobKey, size: int, contents: Sequence[Content
         return Checked(key, 0, MISSING, frozenset(contents))
     except UnavailableError as error:
         return Checked(key, 0, _medium_fault(error), frozenset(contents))
-    own = Content(0, size, size, False, bytes.fromhex(key.digest))  # what the name says: checked by the way
     with reader:
         stream = _Stream(reader, blobs.hash)
-        good, fault = _check_in_order(stream, [content for content in contents if content != own])
+        good, fault = _check_in_order(stream, contents)
     if not fault:
         fault = size_fault(size, stream.position)
         if not fault and stream.hasher.hexdigest() != key.digest:
             fault = OTHER_CONTENT
-    if not fault:
-        good.add(own)
     return Checked(key, stream.position, fault, frozenset(contents) - good)
 
 
@@ -267,9 +288,9 @@ class _Stream:
     def holds(self, content: Content) -> bool:
         """The next bytes are the content; all of them are read."""
         parts = self._parts(content.length)
-        if not content.packed:
+        if content.packing is Packing.PLAIN:
             return self._is(content, parts)
-        if content.length <= CHUNK_BYTES and content.bytes <= MAX_UNPACKED_AT_ONCE:
+        if content.packing is Packing.FRAME and max(content.length, content.plain_bytes) <= MAX_FRAME_BYTES:
             return self._unpacked_at_once(b"".join(parts), content)
         right = self._unpacked(parts, content)
         for _ in parts:
@@ -302,18 +323,18 @@ class _Stream:
         for part in parts:
             hasher.update(part)
             size += len(part)
-            if size > content.bytes:
+            if size > content.plain_bytes:
                 return False
-        return size == content.bytes and hasher.digest() == content.digest
+        return size == content.plain_bytes and hasher.digest() == content.digest
 
     def _unpacked_at_once(self, data: bytes, content: Content) -> bool:
         """A slice, which must be one frame that declares its size: as a restore reads it (storage/blobs.py)."""
         import zstandard  # noqa: PLC0415  (start-up)
 
         try:
-            if zstandard.frame_content_size(data) != content.bytes:
+            if zstandard.frame_content_size(data) != content.plain_bytes:
                 return False
-            return self._is(content, [self._unpacker.decompress(data, max_output_size=content.bytes)])
+            return self._is(content, [self._unpacker.decompress(data, max_output_size=content.plain_bytes)])
         except zstandard.ZstdError:
             return False
 
@@ -322,7 +343,8 @@ class _Stream:
         import zstandard  # noqa: PLC0415  (start-up)
 
         try:
-            with self._unpacker.stream_reader(_Source(parts), closefd=False) as plain:
+            source: IO[bytes] = _Source(parts)  # type: ignore[assignment]  # it only ever reads
+            with self._unpacker.stream_reader(source, read_size=CHUNK_BYTES, closefd=False) as plain:
                 return self._is(content, iter(lambda: plain.read(CHUNK_BYTES), b""))
         except zstandard.ZstdError:
             return False

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from formats.errors import AccessDeniedError, NoSpaceError, UnavailableError, UsageError
+from formats.errors import UsageError
 from formats.manifest import Slice, StateFile, Whole, blob_key
 from formats.names import check_file_names
 from storage import layout
 from storage.blobs import CHUNK_BYTES, Blobs
-from storage.ingest import FICLONE, write_all
+from storage.files import FICLONE, write_all
+from storage.os_errors import told
 from storage.transfer import each
 
 MANY_FILES = 64  # from here on one sync of the file system is cheaper than one of each file
@@ -59,10 +60,10 @@ class Extraction(Struct, frozen=True, kw_only=True):
         Raises: BadNameError, NameClashError, BlobGoneError, CorruptError, NoSpaceError.
         """
         check_file_names([*(file.name for file in files), *empty_directories])
-        with _told(root):
+        with told(root):
             folders = _Folders(root)
         try:
-            with _told(root):
+            with told(root):
                 for name in [*(file.name.rpartition("/")[0] for file in files), *empty_directories]:
                     folders.open(name)
             packs = _packs(files)
@@ -82,7 +83,7 @@ class Extraction(Struct, frozen=True, kw_only=True):
 
     def _pack(self, folders: _Folders, pack: str, files: Sequence[StateFile]) -> None:
         """The small files of one pack, in one thread: for them, taking turns costs more than it gains."""
-        with _told(folders.root):
+        with told(folders.root):
             for file, data in self.blobs.slices(pack, files):
                 folder, _, name = file.name.rpartition("/")
                 descriptor = os.open(name, _NEW, 0o666, dir_fd=folders.open(folder))
@@ -95,7 +96,7 @@ class Extraction(Struct, frozen=True, kw_only=True):
     def _single(self, folders: _Folders, file: StateFile) -> tuple[StateFile, bool]:
         """A file that is not in a pack, and whether it shares the bytes of its blob. Runs in several threads."""
         folder, _, name = file.name.rpartition("/")
-        with _told(folders.root / file.name):
+        with told(folders.root / file.name):
             directory = folders.open(folder)
             if self.link and self._share(file, directory, name):
                 return file, True
@@ -185,7 +186,7 @@ def _write_sparse(descriptor: int, parts: Iterator[bytes]) -> None:
 
 def sync_tree(root: Path, files: int) -> None:
     """Everything below `root` survives a power loss. Raises: what the disk says."""
-    with _told(root):
+    with told(root):
         if files > MANY_FILES and _sync_file_system(root):
             return
         for folder, _, names in os.walk(root, topdown=False):
@@ -226,18 +227,18 @@ def fresh_directory(target: Path) -> Iterator[Path]:
     Raises: UsageError (something is there), AccessDeniedError, NoSpaceError, UnavailableError.
     """
     target = target.absolute()
-    with _told(target):
+    with told(target):
         _check_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(target)
         temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
         lock = os.open(temporary, _DIRECTORY)
     try:
-        with _told(target):
+        with told(target):
             fcntl.flock(lock, fcntl.LOCK_EX)
             temporary.chmod(0o755)
         yield temporary
-        with _told(target):
+        with told(target):
             _check_free(target)
             os.rename(temporary, target)
             _sync(str(target.parent), _DIRECTORY)
@@ -272,16 +273,3 @@ def _clear_leftovers(target: Path) -> None:
             continue
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """`OSError` about the target leaves as one of our errors."""
-    try:
-        yield
-    except PermissionError as error:
-        raise AccessDeniedError(f"no permission to write {error.filename or path}") from error
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise NoSpaceError(f"no space left for {path}", hint="free some space; no target was made") from error
-        raise UnavailableError(f"{error.strerror or error}: {path}") from error

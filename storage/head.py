@@ -21,6 +21,7 @@ from formats.errors import (
     ConflictError,
     EoctlError,
     FencedError,
+    NoSpaceError,
     OutcomeUnknownError,
     SnapshotNotFoundError,
     UnavailableError,
@@ -259,13 +260,17 @@ def swap_head(
     for number in range(MAX_TRIES):
         successor = _stamped(edit(current.head), ambient.new_id())
         data = encode_head(successor)
+        last: EoctlError | None = None
         for resend in range(MAX_TRIES):
             try:
                 backend.swap(layout.head(pipeline), data, current.version)
                 return CommittedHead(successor, version_of(data))
             except (VersionMismatchError, OutcomeUnknownError, UnavailableError, KeyAbsentError) as error:
-                if isinstance(error, CommitUnknownError | SyncFailedError):
+                if isinstance(error, CommitUnknownError | SyncFailedError) or (
+                    isinstance(error, NoSpaceError) and not uncertain
+                ):
                     raise
+                last = error
                 uncertain = uncertain or isinstance(error, OutcomeUnknownError)
                 with _unknown_if(pipeline, uncertain=uncertain):
                     seen = _read_again(backend, current, error)
@@ -278,6 +283,8 @@ def swap_head(
                 break
             ambient.wait(_pause(resend))  # HEAD is still what it was: the same bytes again exclude the late copy
         else:
+            if not uncertain and last is not None:
+                raise last  # every send was refused for sure, so there is no late copy to exclude
             return _give_up(backend, current, ambient)
         with _unknown_if(pipeline, uncertain=uncertain):
             if attempt is not None and seen.head.writer.attempt != attempt:

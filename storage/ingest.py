@@ -10,43 +10,27 @@ clone of it), so nobody may write into that file again.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, field
 
-from formats.errors import AccessDeniedError, EoctlError, NoSpaceError, SourceChangedError, UnavailableError
-from formats.ids import BlobKey, Digest, HashAlgorithm
+from formats.ids import BlobKey, Digest
 from formats.manifest import MAX_INLINE_TOTAL_BYTES, Blocks, Inline, Place, Role, StateFile, Whole
 from formats.names import check_file_names
 from storage.backend import LocalFile
-from storage.blobs import CHUNK_BYTES, digest_of
+from storage.blobs import digest_of
 from storage.blocks import BlockFile, BlockWriter
-from storage.packing import (
-    PROBE_BYTES,
-    SMALL_BYTES,
-    Layout,
-    SourceFile,
-    goes_inline,
-    is_compressed,
-    pays,
-)
+from storage.files import changed, compressor, opened, probe, read_all, read_chunks, share, write_all
+from storage.os_errors import told
+from storage.packing import SMALL_BYTES, Layout, SourceFile, goes_inline
 from storage.packs import Packer, Pending, shrunk
 from storage.session import Session
 from storage.transfer import each
-
-if TYPE_CHECKING:
-    import zstandard
-
-FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
 
 
 class Tally(Struct):
@@ -174,8 +158,8 @@ class Ingest(Struct, frozen=True, kw_only=True):
             self.session.remember(found[stored.name])
 
     def _read(self, root: Path, files: Sequence[SourceFile]) -> list[tuple[SourceFile, bytes, Digest, bytes | None]]:
-        """Small files with their content, its digest and, where that pays, its compressed form. Runs in a thread of its own."""
-        packer = _compressor()
+        """Small files: content, digest and, where that pays, the compressed form. Runs in a thread of its own."""
+        packer = compressor()
         read = []
         for file in files:
             with opened(root, file) as descriptor:
@@ -213,15 +197,15 @@ class Ingest(Struct, frozen=True, kw_only=True):
             return False
         linked, source = scratch.stat(), os.fstat(descriptor)
         if linked.st_size != source.st_size or (linked.st_nlink > 1 and linked.st_ino != source.st_ino):
-            raise _changed(f"{root}/{file.name}")  # replaced between opening and linking
+            raise changed(f"{root}/{file.name}")  # replaced between opening and linking
         return True
 
     def _spool(self, descriptor: int, scratch: Path, *, shrink: bool) -> tuple[Digest, Digest, int]:
         """The file is in `scratch`; the digest of its content, and digest and size of what was written."""
         plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
         size = 0
-        with _scratch_told(scratch), scratch.open("xb", buffering=0) as target:
-            packer = _compressor().compressobj() if shrink else None
+        with told(scratch), scratch.open("xb", buffering=0) as target:
+            packer = compressor().compressobj() if shrink else None
             for chunk in read_chunks(descriptor):
                 plain.update(chunk)
                 data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)
@@ -285,89 +269,6 @@ def _stamp(file: SourceFile) -> str:
     return file.stamp if file.settled else ""
 
 
-@contextlib.contextmanager
-def opened(root: Path, file: SourceFile) -> Iterator[int]:
-    """A descriptor of the file, which was the one that was listed, and unchanged at the end of the context.
-
-    Raises: SourceChangedError, AccessDeniedError.
-    """
-    path = f"{root}/{file.name}"
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except PermissionError as error:
-        message = f"no permission to read {path}"
-        raise AccessDeniedError(message) from error
-    except OSError as error:
-        raise _changed(path) from error
-    try:
-        yield descriptor
-        seen = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    if seen.st_size != file.bytes or stamp_of(seen) != file.stamp:
-        raise _changed(path)
-
-
-def _changed(path: str) -> SourceChangedError:
-    message = f"a file changed while it was read: {path}"
-    hint = "nothing was committed; stop the writer, or name the engine (rocksdb:DIR, sqlite:FILE)"
-    return SourceChangedError(message, hint=hint)
-
-
-def digest_file(root: Path, file: SourceFile, algorithm: HashAlgorithm) -> Digest:
-    """The digest of the file's content. Raises: SourceChangedError."""
-    hasher = algorithm.hasher()
-    with opened(root, file) as descriptor:
-        for chunk in read_chunks(descriptor):
-            hasher.update(chunk)
-    return Digest(hasher.hexdigest())
-
-
-def read_all(descriptor: int, file: SourceFile) -> bytes:
-    data = os.read(descriptor, file.bytes + 1)
-    while len(data) < file.bytes and (more := os.read(descriptor, file.bytes - len(data))):
-        data += more
-    return data
-
-
-def read_chunks(descriptor: int) -> Iterator[memoryview]:
-    """The file in pieces of 1 MiB; each is valid until the next is asked for."""
-    buffer = bytearray(CHUNK_BYTES)
-    view = memoryview(buffer)
-    while True:
-        filled = 0
-        while filled < CHUNK_BYTES and (count := os.readv(descriptor, [view[filled:]])):
-            filled += count
-        if filled == 0:
-            return
-        yield view[:filled]
-
-
-def write_all(descriptor: int, data: bytes | memoryview) -> int:
-    """All of `data` is written; its length."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    return len(data)
-
-
-def probe(descriptor: int, size: int) -> bool:
-    """Compressing the file pays: judged by 64 KiB from its start, middle and end; never for a compressed format."""
-    import zstandard  # noqa: PLC0415  (start-up)
-
-    if is_compressed(os.pread(descriptor, 8, 0)):
-        return False
-    samples = [os.pread(descriptor, PROBE_BYTES, at) for at in (0, size // 2, max(0, size - PROBE_BYTES))]
-    packer = zstandard.ZstdCompressor(level=1)
-    return pays(sum(map(len, samples)), sum(len(packer.compress(sample)) for sample in samples))
-
-
-def _compressor() -> zstandard.ZstdCompressor:
-    import zstandard  # noqa: PLC0415  (start-up)
-
-    return zstandard.ZstdCompressor(level=1, write_content_size=True)
-
-
 def _batches(files: Sequence[SourceFile]) -> Iterator[Sequence[SourceFile]]:
     """Files to be read in a row: enough to be worth a turn, at most about 1 MiB."""
     start = size = 0
@@ -378,44 +279,3 @@ def _batches(files: Sequence[SourceFile]) -> Iterator[Sequence[SourceFile]]:
         size += file.bytes
     if start < len(files):
         yield files[start:]
-
-
-def share(source: Path, target: Path) -> bool:
-    """`target` shares the bytes of `source`: a copy-on-write clone where the file system can, else a hard link.
-
-    False where neither works (another file system): the bytes have to be copied.
-    """
-    try:
-        with source.open("rb") as reader, target.open("xb") as writer:
-            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
-    except OSError:
-        target.unlink(missing_ok=True)
-    else:
-        return True
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}:
-            return False
-        raise _translated(error, target) from error
-    return True
-
-
-@contextlib.contextmanager
-def _scratch_told(path: Path) -> Iterator[None]:
-    """What the scratch directory refuses leaves as one of our errors."""
-    try:
-        yield
-    except OSError as error:
-        raise _translated(error, path) from error
-
-
-def _translated(error: OSError, path: Path) -> EoctlError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return NoSpaceError(f"no space left for {path}", hint="free some space, then run the command again")
-    return UnavailableError(f"{error.strerror}: {path}")
-
-
-def stamp_of(found: os.stat_result) -> str:
-    """Device, inode and modification time: with name and size, what an unchanged file is known by."""
-    return f"{found.st_dev:x}.{found.st_ino:x}.{found.st_mtime_ns:x}"

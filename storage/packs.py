@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from formats.ids import BlobKey, Digest, HashAlgorithm
 from formats.manifest import Slice
 from storage.backend import LocalFile
+from storage.os_errors import told, translated
 from storage.packing import PACK_BYTES, PACK_MAGIC, is_compressed, pays
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Packer:
             self.close()
         if self._file is None:
             self._path = self._new_scratch()
-            self._file = open(self._path, "xb", buffering=BUFFER_BYTES)  # noqa: SIM115  (closed by `close`)
+            with told(self._path):
+                self._file = open(self._path, "xb", buffering=BUFFER_BYTES)  # noqa: SIM115  (closed by `close`)
             self._hasher = self._hash.hasher()
             self._write(PACK_MAGIC)
         pending = Pending(self._offset, len(stored), compressed=compressed)
@@ -89,7 +91,8 @@ class Packer:
         """Every content added so far is uploaded, and its place is known."""
         if self._file is None or self._path is None:
             return
-        self._file.close()
+        with told(self._path):
+            self._file.close()
         key = self._upload(Digest(self._hasher.hexdigest()), self._offset, LocalFile(self._path))
         for pending in self._pending:
             pending.pack = key
@@ -98,14 +101,18 @@ class Packer:
     def discard(self) -> None:
         """The open pack, if any, is gone."""
         if self._file is not None and self._path is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what it could not write is not wanted any more
+                self._file.close()
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
 
     def _write(self, data: bytes | memoryview) -> None:
         assert self._file is not None
         self._hasher.update(data)
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise translated(error, self._path) from error
         self._offset += len(data)
 
 

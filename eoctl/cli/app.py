@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -23,6 +23,9 @@ from eoctl.cli.output import tell, write
 from eoctl.cli.settings import read_environment
 from eoctl.version import VERSION
 from formats.errors import UsageError
+
+Context: TypeAlias = Any  # typer has them of click, and does not export them
+Formatter: TypeAlias = Any
 
 PROGRAM = "eoctl"
 _HELP = """\
@@ -72,14 +75,14 @@ def _refuse(error: typer.TyperException) -> NoReturn:
 class Verb(TyperCommand):
     """A command. Its help: one sentence, what else there is to know, an example, and the options."""
 
-    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # typer's own subclass
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
         arguments = [_usage_of(param, ctx) for param in self.params if isinstance(param, TyperArgument)]
         return ["[OPTIONS]", *arguments]
 
-    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (typer does not export the types)
+    def format_help_text(self, ctx: Context, formatter: Formatter) -> None:  # noqa: ARG002  (typer's form)
         _write_text(self.help or "", formatter)
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (likewise)
+    def format_options(self, ctx: Context, formatter: Formatter) -> None:
         arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.help]
         _write_list("Arguments", [(_usage_of(param, ctx), param.help or "") for param in arguments], formatter)
         _write_options(self, ctx, formatter)
@@ -90,26 +93,26 @@ class _Group(TyperGroup):
 
     words: Sequence[str]
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer does not export the type)
+    def invoke(self, ctx: Context) -> Any:
         if not ctx._protected_args:  # noqa: SLF001  (the words that the parser left over)
             tell(ctx.get_help())
             raise typer.Exit(exit_codes.USAGE)
         return super().invoke(ctx)
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002  (likewise)
+    def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002  (typer's form)
         return list(self.words)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401  (likewise)
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         command = self.get_command(ctx, args[0])
         if command is None and not ctx.resilient_parsing:
             path = f"{ctx.command_path} {args[0]}"
             raise UsageError(f"no such command: {path}", hint=_nearest(ctx.command_path, args[0]))
         return args[0] if command is not None else None, command, args[1:]
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002  (likewise)
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:  # noqa: ARG002  (typer's form)
         return ["COMMAND", "[OPTIONS]", "..."]
 
-    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002  (likewise)
+    def format_help_text(self, ctx: Context, formatter: Formatter) -> None:  # noqa: ARG002  (typer's form)
         _write_text(self.help or "", formatter)
 
 
@@ -129,12 +132,12 @@ class Root(_Group):
         params = [version, *_completion_options(), *_shared_options()]
         super().__init__(name=PROGRAM, help=_HELP, params=params, context_settings=_CONTEXT, rich_markup_mode=None)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:  # noqa: ANN401  (likewise)
+    def get_command(self, ctx: Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
         if cmd_name in NOUNS:
             return Noun(cmd_name)
         return load_command(cmd_name) if cmd_name in self.words else None
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (likewise)
+    def format_options(self, ctx: Context, formatter: Formatter) -> None:
         _write_list("Commands", [(name, summary) for name, (_, summary) in COMMANDS.items()], formatter)
         _write_list("Snapshots are named", list(_SNAPSHOTS), formatter)
         _write_options(self, ctx, formatter)
@@ -151,10 +154,10 @@ class Noun(_Group):
         params = list(_shared_options(hidden=True))
         super().__init__(name=noun, help=NOUNS[noun], params=params, context_settings=_CONTEXT, rich_markup_mode=None)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ANN401, ARG002  (likewise)
+    def get_command(self, ctx: Context, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002  (typer's form)
         return load_command(f"{self.noun} {cmd_name}") if cmd_name in self.words else None
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (likewise)
+    def format_options(self, ctx: Context, formatter: Formatter) -> None:
         _write_list("Commands", list(verbs_of(self.noun).items()), formatter)
         _write_options(self, ctx, formatter)
 
@@ -202,7 +205,7 @@ def _shared_options(*, hidden: bool = False) -> list[TyperOption]:
     ]
 
 
-def _remember(ctx: typer.Context, param: Any, value: str | bool | None) -> None:  # noqa: ANN401, FBT001  (typer's form)
+def _remember(ctx: typer.Context, param: Any, value: str | bool | None) -> None:  # noqa: ANN401  (typer's form)
     if value is not None:
         invocation_of(ctx).give(param.name, value)
 
@@ -213,7 +216,7 @@ def _completion_options() -> list[Any]:
     return list(get_install_completion_arguments())
 
 
-def _say_version(ctx: typer.Context, _param: object, value: bool) -> None:  # noqa: FBT001  (typer's form)
+def _say_version(ctx: typer.Context, _param: object, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         write([f"{PROGRAM} {VERSION}\n"])
         raise typer.Exit
@@ -231,12 +234,12 @@ def _nearest(path: str, word: str) -> str:
     return f"did you mean: {PROGRAM} {by_last_word[found[0]]}" if found else f"{path} --help"
 
 
-def _usage_of(param: TyperArgument, ctx: Any) -> str:  # noqa: ANN401  (typer does not export the type)
+def _usage_of(param: TyperArgument, ctx: Context) -> str:
     metavar = param.make_metavar(ctx)
     return metavar if param.required else f"[{metavar}]"
 
 
-def _write_text(text: str, formatter: Any) -> None:  # noqa: ANN401  (likewise)
+def _write_text(text: str, formatter: Formatter) -> None:
     """Paragraphs are wrapped; the lines of the example stay as they are."""
     prose, _, example = inspect.cleandoc(text).partition("\nExample:\n")
     formatter.write_paragraph()
@@ -248,7 +251,7 @@ def _write_text(text: str, formatter: Any) -> None:  # noqa: ANN401  (likewise)
                 formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
 
 
-def _write_options(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (likewise)
+def _write_options(command: TyperCommand | TyperGroup, ctx: Context, formatter: Formatter) -> None:
     own: list[tuple[str, str]] = []
     shared: list[tuple[str, str]] = []
     for param in command.get_params(ctx):
@@ -259,9 +262,7 @@ def _write_options(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any)
     _write_list("Shared options", shared, formatter)
 
 
-def _write_list(title: str, rows: list[tuple[str, str]], formatter: Any) -> None:  # noqa: ANN401  (likewise)
+def _write_list(title: str, rows: list[tuple[str, str]], formatter: Formatter) -> None:
     if rows:
         with formatter.section(title):
             formatter.write_dl(rows)
-
-

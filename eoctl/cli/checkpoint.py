@@ -26,13 +26,12 @@ app = typer.Typer()
 @app.command("list")
 def list_snapshots(
     ctx: typer.Context,
+    *,
     pipeline: Annotated[
         str | None,
         typer.Option("-p", "--pipeline", metavar="PIPELINE", help="Only this pipeline. Else all of them."),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only the newest N of each pipeline.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the newest N of each pipeline.")] = None,
 ) -> None:
     """List snapshots, newest last.
 
@@ -86,6 +85,7 @@ def _rows(store: Store, name: str | None, limit: int | None) -> tuple[list[Snaps
 @app.command("inspect")
 def inspect(
     ctx: typer.Context,
+    *,
     snapshot: Snapshot,
     pipeline: Pipeline = None,
     operators: Annotated[bool, typer.Option("--operators", help="Only: the operators.")] = False,
@@ -129,6 +129,7 @@ def inspect(
 @app.command("files")
 def files(
     ctx: typer.Context,
+    *,
     snapshot: Snapshot,
     pipeline: Pipeline = None,
     operator: Annotated[str | None, typer.Option(metavar="UID", help="Only this operator's, by its uid or id.")] = None,
@@ -161,6 +162,7 @@ def files(
 @app.command("diff")
 def diff(
     ctx: typer.Context,
+    *,
     a: Annotated[str, typer.Argument(metavar="A", help="The one snapshot.", autocompletion=complete_snapshots)],
     b: Annotated[str, typer.Argument(metavar="B", help="The other.", autocompletion=complete_snapshots)],
     pipeline: Pipeline = None,
@@ -193,6 +195,7 @@ def diff(
 @app.command("explain")
 def explain(
     ctx: typer.Context,
+    *,
     subject: Annotated[
         str,
         typer.Argument(metavar="SNAP|FILE", help="A snapshot, or a file of one.", autocompletion=complete_snapshots),
@@ -230,9 +233,12 @@ def explain(
 @app.command("verify")
 def verify(
     ctx: typer.Context,
+    *,
     snapshot: Annotated[
         str | None,
-        typer.Argument(metavar="SNAP", help="Only this snapshot. Else the whole pipeline.", autocompletion=complete_snapshots),
+        typer.Argument(
+            metavar="SNAP", help="Only this snapshot. Else the whole pipeline.", autocompletion=complete_snapshots
+        ),
     ] = None,
     pipeline: Pipeline = None,
     level: Annotated[

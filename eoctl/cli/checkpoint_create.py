@@ -29,19 +29,28 @@ _MAX_PARALLELISM = 1 << 15
 @app.command("create")
 def create(
     ctx: typer.Context,
+    *,
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="DIR, rocksdb:DIR or sqlite:FILE; several as OPERATOR[/SUBTASK]=SOURCE."),
+        typer.Argument(
+            metavar="SOURCE...", help="DIR, rocksdb:DIR or sqlite:FILE; several as OPERATOR[/SUBTASK]=SOURCE."
+        ),
     ],
     pipeline: Annotated[
         str,
-        typer.Option("-p", "--pipeline", metavar="PIPELINE", help="Whose state it is.", autocompletion=complete_pipelines),
+        typer.Option(
+            "-p", "--pipeline", metavar="PIPELINE", help="Whose state it is.", autocompletion=complete_pipelines
+        ),
     ],
     offsets: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help='Where the sources stand: JSON {"source-uid": {"topic-0": 1234}}; - is stdin.'),
+        typer.Option(
+            metavar="FILE", help='Where the sources stand: JSON {"source-uid": {"topic-0": 1234}}; - is stdin.'
+        ),
     ] = None,
-    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; may be given several times.")] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; may be given several times.")
+    ] = None,
     as_id: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Commit under this id, once: the same command again changes nothing."),
@@ -51,13 +60,17 @@ def create(
         typer.Option("--link", help="Hard-link files into the store: only if nobody ever writes into them again."),
     ] = False,
     reread: Annotated[
-        bool, typer.Option("--reread", help="Read every file, also those that look unchanged since the last checkpoint.")
+        bool,
+        typer.Option("--reread", help="Read every file, also those that look unchanged since the last checkpoint."),
     ] = False,
     verify_capture: Annotated[
         bool, typer.Option("--verify-capture", help="Open a copy of what rocksdb: sources gave, before it is kept.")
     ] = False,
     max_parallelism: Annotated[
-        int, typer.Option(metavar="N", min=0, max=_MAX_PARALLELISM, help="Number of key groups of the operators; 0: not known.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=_MAX_PARALLELISM, help="Number of key groups of the operators; 0: not known."
+        ),
     ] = 0,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Fence off the writer that seems to be live; it cannot commit any more.")
@@ -92,9 +105,7 @@ def create(
     _create(invocation, store, writer, request, take_over=take_over)
 
 
-def _create(
-    invocation: Invocation, store: Store, pipeline: PipelineId, request: Request, *, take_over: bool
-) -> None:
+def _create(invocation: Invocation, store: Store, pipeline: PipelineId, request: Request, *, take_over: bool) -> None:
     from eoctl.services.checkpoint import create_checkpoint  # noqa: PLC0415  (start-up)
     from eoctl.services.writers import writing  # noqa: PLC0415  (start-up)
 

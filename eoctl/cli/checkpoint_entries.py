@@ -28,8 +28,11 @@ app = typer.Typer()
 @app.command("tag")
 def tag(
     ctx: typer.Context,
+    *,
     snapshot: Snapshot,
-    tags: Annotated[list[str], typer.Argument(metavar="TAG...", help="Letters, digits and . _ : / = + -, at most 128.")],
+    tags: Annotated[
+        list[str], typer.Argument(metavar="TAG...", help="Letters, digits and . _ : / = + -, at most 128.")
+    ],
     pipeline: Pipeline = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the tags instead.")] = False,
 ) -> None:
@@ -54,6 +57,7 @@ def tag(
 @app.command("hold")
 def hold(
     ctx: typer.Context,
+    *,
     snapshot: Snapshot,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown to who wonders later.")],
     pipeline: Pipeline = None,
@@ -84,6 +88,7 @@ def hold(
 @app.command("release")
 def release(
     ctx: typer.Context,
+    *,
     snapshot: Annotated[
         str | None,
         typer.Argument(metavar="SNAP", help="Drop all holds of this snapshot.", autocompletion=complete_snapshots),
@@ -122,6 +127,7 @@ def release(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
+    *,
     snapshots: Annotated[
         list[str],
         typer.Argument(metavar="SNAP...", help="Snapshots of one pipeline.", autocompletion=complete_snapshots),
@@ -172,7 +178,7 @@ def _deletion_lines(deletion: Deletion) -> Iterator[str]:
 
 
 @app.command("undelete")
-def undelete(ctx: typer.Context, snapshot: Snapshot, pipeline: Pipeline = None) -> None:
+def undelete(ctx: typer.Context, *, snapshot: Snapshot, pipeline: Pipeline = None) -> None:
     """Bring a snapshot back from the trash.
 
     Example:

@@ -104,5 +104,3 @@ def _quietly(look: Callable[[], Candidates]) -> Candidates:
         return look()
     except (EoctlError, OSError):
         return []
-
-

@@ -37,7 +37,9 @@ EXIT_CODES = (
         "stored bytes are damaged or gone; they are never served",
         "restore another snapshot; run verify",
     ),
-    ExitCode(14, ("unsupported", "unsafe-backend"), "a version or feature that is not known here", "upgrade, or convert"),
+    ExitCode(
+        14, ("unsupported", "unsafe-backend"), "a version or feature that is not known here", "upgrade, or convert"
+    ),
     ExitCode(15, ("incompatible", "bad-remap"), "the state does not fit", "give a mapping"),
     ExitCode(
         16,

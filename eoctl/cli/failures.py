@@ -89,7 +89,7 @@ def _interrupted(message: str, hint: str | None) -> Failure:
 
 def _causes(error: EoctlError) -> tuple[str, ...]:
     """What led to the error, nearest first, as far as somebody said so."""
-    causes = []
+    causes: list[str] = []
     cause = error.__cause__
     while cause is not None and len(causes) < _MAX_CAUSES:
         causes.append(f"{type(cause).__name__}: {cause}")

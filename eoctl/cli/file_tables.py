@@ -65,8 +65,15 @@ def explanation_lines(explanation: Explanation, out: Output) -> Iterator[str]:
         [
             ("stored", human_bytes(explanation.stored_bytes)),
             ("shared", f"{human_bytes(explanation.shared_bytes)} of it with other snapshots"),
-            ("frees", f"{human_bytes(explanation.frees_bytes)} in {plural(explanation.frees_blobs, 'blob')}, deleted and after gc"),
-            ("needed by", ", ".join(explanation.referenced_by) or f"no {'other ' if explanation.kind == 'snapshot' else ''}snapshot"),
+            (
+                "frees",
+                f"{human_bytes(explanation.frees_bytes)} in {plural(explanation.frees_blobs, 'blob')}, deleted and after gc",
+            ),
+            (
+                "needed by",
+                ", ".join(explanation.referenced_by)
+                or f"no {'other ' if explanation.kind == 'snapshot' else ''}snapshot",
+            ),
         ]
     )
     if explanation.shares_with:
@@ -84,7 +91,11 @@ def explanation_lines(explanation: Explanation, out: Output) -> Iterator[str]:
 
 def verification_lines(verification: Verification, out: Output) -> Iterator[str]:
     """What was checked, then each damaged file and whom it harms."""
-    checked = ", ".join(verification.snapshots) if len(verification.snapshots) <= 3 else plural(len(verification.snapshots), "snapshot")  # noqa: E501
+    checked = (
+        ", ".join(verification.snapshots)
+        if len(verification.snapshots) <= 3
+        else plural(len(verification.snapshots), "snapshot")
+    )  # noqa: E501
     what = (
         f"{checked or verification.pipeline}: {plural(verification.checked_files, 'file')}, "
         f"{human_bytes(verification.checked_bytes)} checked at level {verification.level} "

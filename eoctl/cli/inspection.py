@@ -68,7 +68,10 @@ def _header(inspection: Inspection, now: float) -> list[str]:
     pairs = [
         ("created", f"{second(row.created_at)} UTC, {created_age} ago, by attempt {row.attempt}, from {row.engine}"),
         ("full", f"{human_bytes(row.full_bytes)} in {plural(row.files, 'file')}"),
-        ("added", f"{human_bytes(row.added_bytes)} in {plural(row.added_files, 'file')}, {human_bytes(metrics.stored_bytes)} of new blobs"),
+        (
+            "added",
+            f"{human_bytes(row.added_bytes)} in {plural(row.added_files, 'file')}, {human_bytes(metrics.stored_bytes)} of new blobs",
+        ),
         ("parent", f"{row.pipeline}@{inspection.parent}" if inspection.parent else "none"),
         ("tags", ", ".join(row.tags) or "none"),
         ("took", _took(metrics)),
@@ -130,7 +133,11 @@ def _states(operators: tuple[OperatorRow, ...], out: Output) -> list[str]:
             cells=["-" if state.bytes is None else human_bytes(state.bytes) for _, state in rows],
             right=True,
         ),
-        Column(title="ENTRIES", cells=["-" if state.entries is None else str(state.entries) for _, state in rows], right=True),
+        Column(
+            title="ENTRIES",
+            cells=["-" if state.entries is None else str(state.entries) for _, state in rows],
+            right=True,
+        ),
     ]
     return out.table(columns)
 
@@ -138,7 +145,9 @@ def _states(operators: tuple[OperatorRow, ...], out: Output) -> list[str]:
 def _file_counts(inspection: Inspection, out: Output) -> list[str]:
     """How many files are new, from which checkpoint the others are, and how many of the parent's are gone."""
     this = str(inspection.snapshot.id)
-    older = sorted(((int(first), len(names)) for first, names in inspection.references.items() if first != this), reverse=True)
+    older = sorted(
+        ((int(first), len(names)) for first, names in inspection.references.items() if first != this), reverse=True
+    )
     new, obsolete = inspection.files.new, inspection.files.obsolete
     rows = [("stored by this checkpoint", len(new))]
     rows += [(f"referenced, first stored by {inspection.snapshot.pipeline}@{first}", count) for first, count in older]
@@ -173,9 +182,7 @@ def _offsets(inspection: Inspection) -> list[str]:
 
 def _transactions(inspection: Inspection, out: Output, *, counts: bool) -> list[str]:
     if counts:
-        return fields(
-            (clean(sink.uid), plural(len(sink.transactions), "transaction")) for sink in inspection.sinks
-        )
+        return fields((clean(sink.uid), plural(len(sink.transactions), "transaction")) for sink in inspection.sinks)
     rows = [(sink.uid, transaction) for sink in inspection.sinks for transaction in sink.transactions]
     if not rows:
         return []

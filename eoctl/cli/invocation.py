@@ -31,7 +31,7 @@ class Invocation:
         self._out: Output | None = None
         self._ambient: Ambient | None = None
 
-    def give(self, name: str, value: str | bool) -> None:  # noqa: FBT001  (what the option parser hands over)
+    def give(self, name: str, value: str | bool) -> None:
         """An option was given; False says that a flag was not."""
         if isinstance(value, str):
             self._given[name] = value

@@ -74,6 +74,7 @@ def _columns(rows: Sequence[PipelineRow], now: float) -> list[Column]:
 @app.command("show")
 def show(
     ctx: typer.Context,
+    *,
     pipeline: Annotated[
         str | None, typer.Argument(metavar="PIPELINE", help="Its name.", autocompletion=complete_pipelines)
     ] = None,

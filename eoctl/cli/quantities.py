@@ -11,6 +11,7 @@ _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86400, 365 * 86400
 _DURATIONS = {"s": 1, "m": _MINUTE, "h": _HOUR, "d": _DAY, "w": 7 * _DAY}
+_AGES = (("s", 1, _MINUTE), ("min", _MINUTE, _HOUR), ("h", _HOUR, 2 * _DAY), ("d", _DAY, 2 * _YEAR))
 _duration = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 
 
@@ -41,7 +42,7 @@ def age(seconds: float) -> str:
     """As `human_seconds`, in whole units."""
     if seconds < 0:
         return f"-{age(-seconds)}"
-    for unit, size, end in (("s", 1, _MINUTE), ("min", _MINUTE, _HOUR), ("h", _HOUR, 2 * _DAY), ("d", _DAY, 2 * _YEAR)):
+    for unit, size, end in _AGES:
         if seconds < end:
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds // _YEAR)} y"

@@ -24,12 +24,11 @@ app = typer.Typer()
 @app.command("restore")
 def restore(
     ctx: typer.Context,
+    *,
     snapshot: Snapshot,
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to; must not exist, or be empty.")],
     pipeline: Pipeline = None,
-    operator: Annotated[
-        str | None, typer.Option(metavar="UID", help="Only this operator, by its uid or id.")
-    ] = None,
+    operator: Annotated[str | None, typer.Option(metavar="UID", help="Only this operator, by its uid or id.")] = None,
     link: Annotated[
         bool,
         typer.Option("--link", help="Hard-link what can be linked, unchecked: only if nobody writes into the files."),

@@ -15,6 +15,7 @@ _TAGS_LEAST, _PIPELINE_LEAST = 6, 8
 
 def snapshot_columns(rows: Sequence[SnapshotRow], now: float) -> list[Column]:
     """ID KIND CREATED AGE FULL ADDED NEW/REF TAGS STATUS, and PIPELINE before them where there are several."""
+    created = [minute(row.created_at) for row in rows]
     columns = [
         Column(title="ID", cells=[row.name or str(row.id) for row in rows], right=True),
         Column(
@@ -26,14 +27,19 @@ def snapshot_columns(rows: Sequence[SnapshotRow], now: float) -> list[Column]:
         ),
         Column(
             title="CREATED (UTC)",
-            cells=[minute(row.created_at) for row in rows],
-            short=[minute(row.created_at)[5:] for row in rows],
+            cells=created,
+            short=[text[5:] for text in created],
         ),
         Column(title="AGE", cells=[age(now - timestamp(row.created_at)) for row in rows], right=True),
         Column(title="FULL", cells=[human_bytes(row.full_bytes) for row in rows], right=True),
         Column(title="ADDED", cells=[human_bytes(row.added_bytes) for row in rows], right=True),
         Column(title="NEW/REF", cells=[f"{row.added_files}/{row.referenced_files}" for row in rows], right=True),
-        Column(title="TAGS", cells=[",".join(row.tags) for row in rows], least=_TAGS_LEAST),
+        Column(
+            title="TAGS",
+            cells=[",".join(row.tags) for row in rows],
+            least=_TAGS_LEAST,
+            optional=not any(row.tags for row in rows),
+        ),
         Column(title="STATUS", cells=[row.status for row in rows], styles={"held": YELLOW, "trash": DIM}),
     ]
     pipelines = [row.pipeline for row in rows]

@@ -48,7 +48,9 @@ def parse_source(text: str) -> SourceText:
     if not slash or not index.isdecimal():
         operator, index = before, "0"
     if not operator or operator.startswith((".", "/", "~")):
-        raise UsageError(f"not an operator before '=': {text!r}", hint=f"a path with '=' is written {DEFAULT_OPERATOR}={text}")
+        raise UsageError(
+            f"not an operator before '=': {text!r}", hint=f"a path with '=' is written {DEFAULT_OPERATOR}={text}"
+        )
     return SourceText(operator, int(index), *_parse_place(after, text))
 
 
@@ -115,7 +117,9 @@ def read_offsets(name: str) -> Offsets:
     except PermissionError as error:
         raise AccessDeniedError(f"no permission to read the offsets: {where}") from error
     except OSError as error:
-        raise UsageError(f"the offsets cannot be read: {error.strerror}: {where}", hint="--offsets FILE, or -") from error
+        raise UsageError(
+            f"the offsets cannot be read: {error.strerror}: {where}", hint="--offsets FILE, or -"
+        ) from error
     if len(data) > MAX_OFFSETS_BYTES:
         raise InvalidInputError(f"the offsets are larger than {MAX_OFFSETS_BYTES} bytes: {where}")
     return parse_offsets(data, where)

@@ -26,7 +26,10 @@ _NAME_LEAST = 12
 @app.command("init")
 def init(
     ctx: typer.Context,
-    url: Annotated[str | None, typer.Argument(metavar="URL", help="Where: a path or file:///PATH. Else as --store.")] = None,
+    *,
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="Where: a path or file:///PATH. Else as --store.")
+    ] = None,
     hash_name: Annotated[
         Literal["blake3", "sha256"],
         typer.Option("--hash", metavar="NAME", help="blake3 or sha256; it is never changed afterwards."),
@@ -47,7 +50,9 @@ def init(
     chosen = invocation.choose(url)
     place = invocation.place(chosen)
     unknown = f"it could not be seen whether the store was made: {place.url}"
-    with told_by(lambda: _became(place, invocation.ambient), unknown=unknown, hint=f"eoctl store info --store {place.url}"):
+    with told_by(
+        lambda: _became(place, invocation.ambient), unknown=unknown, hint=f"eoctl store info --store {place.url}"
+    ):
         store = init_store(place, HashAlgorithm(hash_name), invocation.ambient)
         record = store.record
         value: dict[str, Any] = {"url": place.url, "id": record.id, "format_version": record.version}
@@ -141,9 +146,7 @@ def _stats_columns(rows: tuple[PipelineStats, ...]) -> list[Column]:
 
     return [
         Column(title="PIPELINE", cells=[clean(row.pipeline) for row in rows], least=_NAME_LEAST),
-        Column(
-            title="CHECKPOINTS", short_title="CHK", cells=[str(row.checkpoints) for row in rows], right=True
-        ),
+        Column(title="CHECKPOINTS", short_title="CHK", cells=[str(row.checkpoints) for row in rows], right=True),
         Column(title="SAVEPOINTS", short_title="SAV", cells=[str(row.savepoints) for row in rows], right=True),
         numbers("TRASH", [row.trash for row in rows]),
         numbers("HOLDS", [row.holds for row in rows]),

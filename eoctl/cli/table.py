@@ -7,13 +7,13 @@ the middle of long names. A number is never cut. (rich renders tables too, but c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 _LEAST = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(NamedTuple):
     """One column. `short`: title and cells to use where space is scarce; `least`: cells may be cut to that width.
 
     `optional`: the column may be left out where space is scarce. `styles`: cell text -> style, for a terminal.
@@ -26,7 +26,7 @@ class Column:
     short: Sequence[str] | None = None
     least: int | None = None
     optional: bool = False
-    styles: Mapping[str, str] = field(default_factory=dict)
+    styles: Mapping[str, str] = MappingProxyType({})
 
 
 def render(columns: Sequence[Column], *, width: int | None, style: bool = False, ellipsis: str = "…") -> list[str]:
@@ -55,31 +55,35 @@ class _Shown:
 
     def __init__(self, column: Column) -> None:
         self.column = column
-        self.title = column.title
-        self.cells = [clean(cell) for cell in column.cells]
-        self.width = self._natural_width()
+        self._show(column.title, column.cells)
 
     def shorten(self) -> None:
-        if self.column.short is not None:
-            self.cells = [clean(cell) for cell in self.column.short]
-        self.title = self.column.short_title or self.title
-        self.width = self._natural_width()
+        short = self.column.short
+        self._show(self.column.short_title or self.title, self.cells if short is None else short)
 
     def cut(self, width: int, ellipsis: str) -> None:
-        self.cells = [cut_middle(cell, width, ellipsis) for cell in self.cells]
-        self.title = cut_middle(self.title, width, ellipsis)
-        self.width = width
+        self._show(cut_middle(self.title, width, ellipsis), [cut_middle(cell, width, ellipsis) for cell in self.cells])
 
     def padded(self, *, style: bool) -> list[str]:
-        cells = [_pad(cell, self.width, right=self.column.right) for cell in self.cells]
+        if self._plain:
+            pad = str.rjust if self.column.right else str.ljust
+            cells = [pad(cell, self.width) for cell in self.cells]
+        else:
+            cells = [_pad(cell, self.width, right=self.column.right) for cell in self.cells]
         styles = self.column.styles
         if style and styles:
             pairs = zip(self.cells, cells, strict=True)
             cells = [f"{styles[cell]}{text}\033[0m" if cell in styles else text for cell, text in pairs]
         return cells
 
-    def _natural_width(self) -> int:
-        return max(display_width(self.title), max(map(display_width, self.cells), default=0))
+    def _show(self, title: str, cells: Sequence[str]) -> None:
+        text = "".join(cells)
+        # Nearly always; and asking once for a column is ten times as fast as asking for each of its cells.
+        self._plain = text.isascii() and text.isprintable()
+        self.title = title
+        self.cells = cells if self._plain else [clean(cell) for cell in cells]
+        measure = len if self._plain else display_width
+        self.width = max(display_width(title), max(map(measure, self.cells), default=0))
 
 
 def _total(shown: list[_Shown], gap: int) -> int:

@@ -16,9 +16,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from eoctl.engines.source import Captured
-from formats.errors import AccessDeniedError, BadNameError, UnavailableError, UsageError
+from formats.errors import BadNameError, UsageError
 from formats.manifest import Engine
-from storage.ingest import stamp_of as stamp_of  # noqa: PLC0414  (its home is below; sources use it here)
+from storage.files import stamp_of as stamp_of  # noqa: PLC0414  (its home is below; sources use it here)
+from storage.os_errors import translated
 from storage.packing import SourceFile, layout_of
 
 _SECOND_NS = 1_000_000_000
@@ -48,12 +49,8 @@ def capture_tree(root: Path, engine: Engine) -> Captured:
             message = f"no such directory: {root}"
             raise UsageError(message, hint="name a directory, rocksdb:DIR or sqlite:FILE")
         _walk(str(root), "", files, empty, now)
-    except PermissionError as error:
-        message = f"no permission to read {error.filename}"
-        raise AccessDeniedError(message) from error
     except OSError as error:
-        message = f"{root} cannot be listed: {error.strerror}: {error.filename}"
-        raise UnavailableError(message) from error
+        raise translated(error, root) from error
     files.sort(key=attrgetter("name"))
     return Captured(engine=engine, root=root, files=tuple(files), empty_directories=tuple(sorted(empty)))
 

@@ -3,8 +3,8 @@
 Never through a read-only or secondary handle: a copy made by one lacks what is only in the write-ahead logs
 (WALs), so that column families disagree, and opening one beside a writer can miss a log or a table.
 
-`RocksdbSource` takes what a kill of the writer at one moment T would leave on disk, save the end of the newest
-WAL. Recovery makes a prefix of all writes of it, in which column families agree. It relies on this:
+`RocksdbSource` takes what a kill of the writer at one moment T would leave on disk, save the newest WAL's end; so
+recovery makes a prefix of all writes of it, in which column families agree. It relies on this:
 
 F1. A table (SST or blob file) that MANIFEST names never changes. It is deleted, as is a WAL still needed, only
     after MANIFEST was appended to, or CURRENT names another one.
@@ -23,24 +23,20 @@ needs was there to be held. By (b) and F2 each older WAL is cut where it ended a
 newest: a listing shows what is there throughout, so the second shows what was born during the first, for (c) to
 reject. If the newest held a write at T, the older ones are whole by F3; if not, they end where they ended at T: a
 prefix either way. What a WAL left out holds is newer (F3), and is not called flushed (F4): MANIFEST was seen
-before it was born. A record torn at the cut is dropped by recovery. Thus a write that was in its WAL before the
-capture began is there. (WALs first and MANIFEST later is wrong: a flush in between puts one family ahead.)
-
-Writes that bypass the WAL are there once flushed, as after a kill.
+before it was born. A record torn at the cut is dropped by recovery. So what was in a WAL before the capture began
+is there. Writes that bypass the WAL are there once flushed, as after a kill.
 Source: RocksDB 9.8, db/version_edit.h, db/log_format.h (MANIFEST), options/options_parser.cc (OPTIONS).
 """
 
 from __future__ import annotations
 
-import errno
-import math
 import os
 import re
 import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -49,16 +45,9 @@ from msgspec.structs import replace
 
 from eoctl.engines.directory import capture_tree, stamp_of
 from eoctl.engines.source import Captured
-from eoctl.engines.sqlite import private_directory, translated
+from eoctl.engines.sqlite import privately
 from formats.canonical import MAX_STRING_BYTES
-from formats.errors import (
-    BadNameError,
-    CorruptError,
-    SourceChangedError,
-    UnavailableError,
-    UnsupportedError,
-    UsageError,
-)
+from formats.errors import CorruptError, SourceChangedError, UnavailableError, UnsupportedError, UsageError
 from formats.manifest import Engine, StateInfo
 from storage.packing import Layout
 
@@ -66,21 +55,15 @@ if TYPE_CHECKING:
     from rocksdict import Rdict
 
 TRIES = 50
-
 _WAIT_SECONDS = tuple(min(0.001 * 2**i, 0.25) for i in range(TRIES))
 _TABLE = re.compile(r"([0-9]+)\.(?:sst|ldb|blob)\Z")
 _WAL = re.compile(r"([0-9]+)\.log\Z")
-_MANIFEST = re.compile(r"MANIFEST-[0-9]+\Z")
-_BESIDE = ("IDENTITY", "rocksdict-config.json")
 _USE_CHECKPOINT = "capture it inside the writer, by RocksdbCheckpoint"
-_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # Fields of a MANIFEST record by tag: n is a number, s a string, t and b are (tag, string) pairs up to tag 1 or 0.
 _SHAPE_LIST = """1:s 2:n 3:n 4:n 5:ns 6:nn 7:nnnss 9:n 10:n 100:nnnssnn 102:nnnnssnn 103:nnnssnnt
-    200:n 201:s 202: 203:n 300:n 400:nnnssb 401:nnnb"""
+    200:n 201:s 202: 203:n 300:n 400:nnnssb 401:nnnb 8193:s"""
 _SHAPES = {int(tag): shape for tag, _, shape in (item.partition(":") for item in _SHAPE_LIST.split())}
-_MAY_BE_IGNORED = 1 << 13  # a tag with this bit is one string, but for four that are older than the rule
-_IRREGULAR = frozenset(_MAY_BE_IGNORED + i for i in (2, 3, 4, 5))
 _LOG_BLOCK_BYTES = 32 << 10
 _PIECE = struct.Struct("<IHB")  # checksum, length, kind
 
@@ -98,19 +81,12 @@ class RocksdbSource:
     wait: Callable[[float], None] = field(default=time.sleep, kw_only=True)
     step: Callable[[str], None] = field(default=lambda _name: None, kw_only=True)
 
-    @contextmanager
-    def capture(self) -> Iterator[Captured]:
-        database = self.path.resolve()
+    def capture(self) -> AbstractContextManager[Captured]:
+        return privately(self.path.resolve(), self._take)
+
+    def _take(self, database: Path, scratch: Path) -> Captured:
         if not (database / "CURRENT").is_file():
             raise UsageError(f"not a RocksDB directory: {self.path}", hint="name the directory that holds CURRENT")
-        with private_directory(database) as scratch:
-            with translated(database):
-                captured = self._captured(database, scratch)
-                if self.verify:
-                    _verify(captured, database, scratch / "verified")
-            yield captured
-
-    def _captured(self, database: Path, scratch: Path) -> Captured:
         attempt, reason = _Attempt(database, scratch, self.step), ""
         for tries, seconds in enumerate(_WAIT_SECONDS, 1):
             try:
@@ -119,7 +95,8 @@ class RocksdbSource:
                 reason = f"{Path(str(error.filename)).name} was removed"
             if not reason:
                 how = "links" if attempt.links else "copy"
-                return _describe(attempt.files, captured=how, tries=str(tries))
+                captured = _describe(attempt.files, captured=how, tries=str(tries))
+                return _verified(captured, database, scratch / "verified") if self.verify else captured
             self.wait(seconds)
         hint = f"lower the write rate, flush less often, or {_USE_CHECKPOINT}"
         raise SourceChangedError(f"{database} changed in each of {TRIES} tries to capture it: {reason}", hint=hint)
@@ -131,19 +108,17 @@ class RocksdbCheckpoint:
 
     database: Rdict
 
-    @contextmanager
-    def capture(self) -> Iterator[Captured]:
+    def capture(self) -> AbstractContextManager[Captured]:
+        return privately(Path(self.database.path()).resolve(), self._take)
+
+    def _take(self, database: Path, scratch: Path) -> Captured:
         from rocksdict import Checkpoint  # noqa: PLC0415  # an extra
 
-        database = Path(self.database.path()).resolve()
-        with private_directory(database) as scratch:
-            with translated(database):
-                try:
-                    Checkpoint(self.database).create_checkpoint(str(scratch / "files"))
-                except Exception as error:
-                    raise UnavailableError(f"no checkpoint of {database}: {error}") from error
-                captured = _describe(scratch / "files", captured="checkpoint")
-            yield captured
+        try:
+            Checkpoint(self.database).create_checkpoint(str(scratch / "files"))
+        except Exception as error:
+            raise UnavailableError(f"no checkpoint of {database}: {error}") from error
+        return _describe(scratch / "files", captured="checkpoint")
 
 
 class _Attempt:
@@ -151,17 +126,18 @@ class _Attempt:
 
     def __init__(self, database: Path, scratch: Path, step: Callable[[str], None]) -> None:
         self.files, self.links = scratch / "files", True
-        self._database, self._growing, self._step = database, scratch / "growing", step
+        self._database, self._rest, self._step = database, scratch / "rest", step
         self._held: dict[str, str] = {}
         self.files.mkdir()
+        try:
+            os.link(database / "CURRENT", scratch / "probe")
+        except OSError:  # another file system, or links are not allowed
+            self.links = False
 
     def run(self) -> str:
         """Why this try failed; empty if `files` holds the state."""
-        shutil.rmtree(self._growing, ignore_errors=True)
-        self._growing.mkdir()
-        for path in self.files.iterdir():
-            if path.name not in self._held:
-                path.unlink()
+        shutil.rmtree(self._rest, ignore_errors=True)
+        self._rest.mkdir()
         options = self._take_options()
         self._step("options")
         before = _look(self._database)
@@ -169,27 +145,26 @@ class _Attempt:
         self._hold_tables()
         self._step("tables")
         for name in before.lengths:
-            self._hold(name, self._growing)
+            self._hold(name, self._rest)
         self._step("logs")
         if reason := _difference(before, _look(self._database)):
             return reason
         manifest = before.heads[1]
-        for name, length in before.lengths.items():
-            shutil.copyfile(self._growing / name, self.files / name)
-            os.truncate(self.files / name, length)
-        (self.files / "CURRENT").write_text(f"{manifest}\n")
-        version = _read_version(self.files / manifest)
+        version = _read_version(self._rest / manifest, before.lengths[manifest])
         if set(version.families) != set(_families(options)):
             return "OPTIONS and MANIFEST name other column families"
-        self._check_place(before, version, options)
-        self._keep_live(version)
+        self._keep_live(before, version, options)
+        (self._rest / "CURRENT").write_text(f"{manifest}\n")
+        for path in self._rest.iterdir():
+            shutil.copyfile(path, self.files / path.name)
+            os.truncate(self.files / path.name, before.lengths.get(path.name, path.stat().st_size))
         return ""
 
     def _take_options(self) -> str:
         newest, options = _read_options(self._database)
-        for name in (newest, *_BESIDE):
+        for name in (newest, "IDENTITY", "rocksdict-config.json"):
             if (self._database / name).is_file():
-                shutil.copyfile(self._database / name, self.files / name)
+                shutil.copyfile(self._database / name, self._rest / name)
         if _setting(options, "recycle_log_file_num") not in {"", "0"}:
             self._refuse("recycle_log_file_num", "logs are overwritten in place")
         if _setting(options, "wal_recovery_mode") == "kAbsoluteConsistency":
@@ -215,37 +190,27 @@ class _Attempt:
 
     def _hold(self, name: str, into: Path) -> None:
         if (self._database / name).is_symlink():
-            raise BadNameError(f"the source holds a symbolic link: {name!r}", hint="put the file itself there")
-        if self.links:
-            try:
-                return os.link(self._database / name, into / name)
-            except OSError as error:
-                if error.errno not in _CANNOT_LINK:
-                    raise
-                self.links = False
-        shutil.copyfile(self._database / name, into / name)
-        return None
+            self._refuse("symbolic links", f"{name} is one")
+        take = os.link if self.links else shutil.copyfile
+        take(self._database / name, into / name)
 
-    def _check_place(self, look: _Look, version: _Version, options: str) -> None:
-        """Logs and tables are in this directory. OPTIONS cannot tell: it lacks db_paths, and wal_dir may be old."""
+    def _keep_live(self, look: _Look, version: _Version, options: str) -> None:
+        """What MANIFEST names is held, and no table else: not those being written or no longer needed."""
+        # OPTIONS cannot tell where files are: it lacks db_paths, and where it was copied from has the old wal_dir.
+        # But a log is in use that is no older than MANIFEST says, save where none was opened: there is no LOCK.
         newest = max([0, *(_number(name) for name in look.lengths if _WAL.match(name))])
-        # What was never opened at this place (it has no LOCK) may have no log.
         if newest < version.newest_log and (self._database / "LOCK").exists():
             self._refuse(f"wal_dir={_setting(options, 'wal_dir')}", "its logs are elsewhere")
-        if absent := sorted(version.tables.keys() - {_number(name) for name in self._held}):
-            what = f"{len(absent)} tables are elsewhere or lost, the first is number {absent[0]}"
-            self._refuse("db_paths or cf_paths", what)
-
-    def _keep_live(self, version: _Version) -> None:
-        """Drops tables that MANIFEST does not name: being written, or no longer needed."""
-        for name in list(self._held):
-            number, size = _number(name), (self.files / name).stat().st_size
-            if number not in version.tables and number not in version.blobs:
-                del self._held[name]
-                (self.files / name).unlink()
-            elif size != version.tables.get(number, size):
-                message = f"{name} in {self._database} has {size} bytes (MANIFEST: {version.tables[number]})"
+        sizes = {_number(name): (self.files / name).stat().st_size for name in self._held}
+        for number, size in sorted(version.tables.items()):
+            if number not in sizes:
+                self._refuse("db_paths or cf_paths", f"table {number} is elsewhere, or lost")
+            if sizes[number] != size:
+                message = f"table {number} in {self._database} has {sizes[number]} bytes (MANIFEST: {size})"
                 raise CorruptError(message, hint="restore the newest snapshot of this database")
+        for name in [name for name in self._held if _number(name) not in version.tables.keys() | version.blobs]:
+            del self._held[name]
+            (self.files / name).unlink()
 
     def _refuse(self, option: str, why: str) -> NoReturn:
         raise UnsupportedError(f"{self._database} uses {option}: {why}", hint=_USE_CHECKPOINT)
@@ -263,7 +228,7 @@ def _look(database: Path) -> _Look:
     with (database / "CURRENT").open("rb") as file:
         current = os.fstat(file.fileno())
         manifest = file.read(256).decode("utf-8", "replace").rstrip("\n")
-    if not _MANIFEST.match(manifest):
+    if not re.fullmatch("MANIFEST-[0-9]+", manifest):
         raise CorruptError(f"CURRENT in {database} names no MANIFEST: {manifest[:60]!r}")
     # MANIFEST before the WALs: what it calls flushed is then in logs that were closed when they are listed.
     status = (database / manifest).stat()
@@ -283,7 +248,7 @@ def _difference(before: _Look, after: _Look) -> str:
         if grown < 0 or (grown and name != wals[-1]):
             return f"{name} changed"
     born = after.lengths.keys() - before.lengths.keys()
-    return "a log appeared late" if wals and min(map(_number, born), default=math.inf) < _number(wals[-1]) else ""
+    return "a log appeared late" if wals and any(_number(name) < _number(wals[-1]) for name in born) else ""
 
 
 def _read_options(directory: Path) -> tuple[str, str]:
@@ -314,10 +279,10 @@ class _Version:
     newest_log: int
 
 
-def _read_version(path: Path) -> _Version:
+def _read_version(path: Path, length: int) -> _Version:
     families, blobs = {0: "default"}, set[int]()
     tables, logs = dict[int, tuple[int, int]](), dict[int, int]()
-    for record in _records(path):
+    for record in _records(path.read_bytes()[:length]):
         try:
             fields = list(_fields(record))
         except IndexError as error:
@@ -342,9 +307,9 @@ def _read_version(path: Path) -> _Version:
     return _Version(tuple(families.values()), live, blobs, newest_log)
 
 
-def _records(path: Path) -> Iterator[bytes]:
+def _records(log: bytes) -> Iterator[bytes]:
     """The records of a MANIFEST; one that is torn at the end is left out."""
-    log, record = path.read_bytes(), b""
+    record = b""
     for start in range(0, len(log), _LOG_BLOCK_BYTES):
         block, at = log[start : start + _LOG_BLOCK_BYTES], 0
         while at + _PIECE.size <= len(block):
@@ -353,7 +318,7 @@ def _records(path: Path) -> Iterator[bytes]:
             if at > len(block) or kind == 0:
                 return
             if kind > 4:
-                raise UnsupportedError(f"{path.name} holds a record of unknown kind {kind}", hint=_USE_CHECKPOINT)
+                raise UnsupportedError(f"MANIFEST holds a record of unknown kind {kind}", hint=_USE_CHECKPOINT)
             piece = block[at - length : at]
             record = piece if kind in (1, 2) else record + piece  # whole, first; middle, last
             if kind in (1, 4):
@@ -382,7 +347,7 @@ def _fields(record: bytes) -> Iterator[tuple[int, list[int], bytes]]:
 
     while at < len(record):
         tag = number()
-        shape = _SHAPES.get(tag, "s" if tag & _MAY_BE_IGNORED and tag not in _IRREGULAR else None)
+        shape = "s" if tag >= 8198 else _SHAPES.get(tag)  # newer fields are strings, to be skipped
         if shape is None:
             raise UnsupportedError(f"MANIFEST holds a field of unknown tag {tag}", hint=_USE_CHECKPOINT)
         numbers, text = [], b""
@@ -402,15 +367,12 @@ def _describe(files: Path, **properties: str) -> Captured:
     names = ",".join(families := _families(options))
     properties["column_families"] = names if len(names.encode()) <= MAX_STRING_BYTES else str(len(families))
     tree = capture_tree(files, Engine("rocksdb", _setting(options, "rocksdb_version"), properties))
-    return replace(
-        tree,
-        files=tuple(replace(file, layout=Layout.WHOLE) for file in tree.files),
-        role="keyed",
-        states=tuple(StateInfo(name=name, kind="column-family") for name in families),
-    )
+    files_held = tuple(replace(file, layout=Layout.WHOLE) for file in tree.files)
+    states = tuple(StateInfo(name=name, kind="column-family") for name in families)
+    return replace(tree, files=files_held, role="keyed", states=states)
 
 
-def _verify(captured: Captured, database: Path, directory: Path) -> None:
+def _verified(captured: Captured, database: Path, directory: Path) -> Captured:
     try:
         from rocksdict import Rdict  # noqa: PLC0415  # an extra
     except ImportError as error:
@@ -428,7 +390,9 @@ def _verify(captured: Captured, database: Path, directory: Path) -> None:
                     seek()
                     keys.status()
     except Exception as error:
-        raise CorruptError(f"what was captured of {database} does not open: {error}", hint="") from error
+        hint = "if opening the database itself says the same, restore its newest snapshot"
+        raise CorruptError(f"what was captured of {database} does not open: {error}", hint=hint) from error
+    return captured
 
 
 def _number(name: str) -> int:

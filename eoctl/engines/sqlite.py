@@ -7,7 +7,7 @@ positions, so that the next snapshot stores only the 64 KiB blocks that changed.
 SQLite itself leaves `-wal` and `-shm` files beside a WAL-mode database that nobody had open. A damaged page is
 copied as it is, unless `verify` is asked for.
 
-`private_directory` and `translated` serve every source that makes a private copy.
+`privately` serves every source that makes a private copy.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,17 +51,19 @@ class SqliteSource:
     verify: bool = field(default=False, kw_only=True)
     timeout_seconds: float = field(default=BUSY_TIMEOUT_SECONDS, kw_only=True)
 
-    @contextmanager
-    def capture(self) -> Iterator[Captured]:
-        with translated(self.path):
-            _check_is_database(self.path)
-        with private_directory(self.path.resolve()) as scratch:
-            root = scratch / "files"
-            with translated(self.path), _translated_sqlite(self.path):
-                root.mkdir()
-                properties = self._copy(root / self.path.name)
-            found = capture_tree(root, Engine(kind="sqlite", version=sqlite3.sqlite_version, properties=properties))
-            yield replace(found, files=tuple(replace(file, layout=Layout.BLOCKS) for file in found.files))
+    def capture(self) -> AbstractContextManager[Captured]:
+        return privately(self.path.absolute(), self._take)
+
+    def _take(self, path: Path, scratch: Path) -> Captured:
+        _check_is_database(path)
+        root = scratch / "files"
+        root.mkdir()
+        try:
+            properties = self._copy(root / path.name)
+        except sqlite3.Error as error:
+            raise _error_of(error, path) from error
+        found = capture_tree(root, Engine(kind="sqlite", version=sqlite3.sqlite_version, properties=properties))
+        return replace(found, files=tuple(replace(file, layout=Layout.BLOCKS) for file in found.files))
 
     def _copy(self, target: Path) -> dict[str, str]:
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
@@ -82,12 +84,22 @@ class SqliteSource:
 
 
 @contextmanager
-def private_directory(neighbour: Path) -> Iterator[Path]:
-    """A new hidden directory beside `neighbour`, or where temporary files go; it is removed at the end.
+def privately(path: Path, take: Callable[[Path, Path], Captured]) -> Iterator[Captured]:
+    """What `take` makes of `path` in a private directory, which is removed at the end.
 
-    Its owner holds a lock on a file in it, so that the next one can remove what a killed owner left.
+    The directory is a hidden one beside `path`, or where temporary files go if that cannot be. Its owner holds a
+    lock on a file in it, so that the next capture can remove what a killed one left. An OSError of `take` comes
+    out as an error of ours.
     """
-    for place in (neighbour.parent, Path(tempfile.gettempdir())):
+    with _private_directory(path) as scratch:
+        with _translated(path):
+            captured = take(path, scratch)
+        yield captured
+
+
+@contextmanager
+def _private_directory(neighbour: Path) -> Iterator[Path]:
+    for place in (neighbour.resolve().parent, Path(tempfile.gettempdir())):
         with suppress(OSError):
             _sweep(place)
             scratch, lock = _locked_directory(place)
@@ -102,8 +114,7 @@ def private_directory(neighbour: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Whatever the system refuses while `path` is captured comes out as an error of ours."""
+def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
@@ -139,14 +150,6 @@ def _check_pages(copy: sqlite3.Connection, path: Path) -> None:
     (answer,) = copy.execute("PRAGMA quick_check(1)").fetchone()
     if answer != "ok":
         raise _damaged(path, answer)
-
-
-@contextmanager
-def _translated_sqlite(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _error_of(error, path) from error
 
 
 def _error_of(error: sqlite3.Error, path: Path) -> EoctlError:

@@ -27,7 +27,8 @@ from formats.manifest import (
     files_of,
     packs_of,
 )
-from storage.ingest import Ingest, Tally, digest_file
+from storage.files import digest_file
+from storage.ingest import Ingest, Tally
 from storage.session import Session
 from storage.store import Store
 
@@ -117,6 +118,8 @@ def _check_parts(request: Request) -> None:
         if not part.operator or (part.operator, part.subtask) in seen or part.subtask < 0:
             raise UsageError(f"two sources for one subtask, or a bad one: {part.operator}/{part.subtask}")
         seen.add((part.operator, part.subtask))
+    if request.as_id is not None and request.as_id < 1:
+        raise UsageError(f"not a checkpoint id: {request.as_id}", hint="ids start at 1")
     for tag in request.tags:
         check_tag(tag)
     if not request.parts and not request.offsets and not request.sinks:

@@ -176,13 +176,29 @@ class Explanation(Struct, frozen=True, kw_only=True):
 
 
 class DamagedFile(Struct, frozen=True, kw_only=True):
+    """One damaged content, and all snapshots that it hurts.
+
+    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD` or `hook`; or the blob's name in the store
+    where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no file; "" for
+    HEAD. `blob`: the damaged value's name in the store.
+    """
+
     digest: str
     name: str
     snapshots: tuple[str, ...]
     reason: str
+    blob: str = ""
+    other_names: tuple[str, ...] = ()
 
 
 class Verification(Struct, frozen=True, kw_only=True):
+    """What was looked at, and the damage.
+
+    `checked_files` and `checked_blobs` were looked at as hard as the level says; `checked_bytes` were read and compared
+    with digests. `turn` of `turns`: which part of the blobs a sample read. `report`: where the result is kept in the
+    store, or `report_skipped` says why it is not.
+    """
+
     pipeline: str
     level: str
     snapshots: tuple[str, ...]
@@ -190,6 +206,12 @@ class Verification(Struct, frozen=True, kw_only=True):
     checked_bytes: int
     damaged: tuple[DamagedFile, ...]
     seconds: float
+    checked_blobs: int = 0
+    turn: int | None = None
+    turns: int | None = None
+    restore_seconds: float | None = None  # of a drill: what its restores took
+    report: str = ""
+    report_skipped: str = ""
 
 
 class RestoredOperator(Struct, frozen=True, kw_only=True):

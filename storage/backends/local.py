@@ -26,14 +26,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from formats.errors import (
-    AccessDeniedError,
-    CommitUnknownError,
-    EoctlError,
-    NoSpaceError,
-    UnavailableError,
-    UnsupportedError,
-)
+from formats.errors import CommitUnknownError
 from storage.backend import (
     Body,
     CopyOf,
@@ -50,6 +43,7 @@ from storage.backend import (
     is_key,
     version_of,
 )
+from storage.os_errors import NO_SPACE, told
 
 TMP = "tmp"
 
@@ -73,7 +67,7 @@ class LocalBackend:
         parents = set()
         for folder in folders:
             path = self._path(folder)
-            with _translated(folder):
+            with told(folder):
                 self._make_directory(os.path.dirname(path))
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(path)
@@ -86,12 +80,12 @@ class LocalBackend:
         for parent in sorted(parents):
             ours = parent.startswith(self._root)
             # Above the store a directory may be closed to us; then it was not this process's kind that made it.
-            with _translated(Key("p")) if ours else contextlib.suppress(PermissionError):
+            with told(Key("p")) if ours else contextlib.suppress(PermissionError):
                 _sync_directory(parent)
 
     def stat(self, key: Key) -> Found | None:
         path = self._path(key)
-        with _translated(key):
+        with told(path):
             try:
                 found = os.stat(path, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
@@ -100,7 +94,7 @@ class LocalBackend:
 
     def open(self, key: Key, start: int = 0, length: int | None = None) -> BinaryIO:
         path = self._path(key)
-        with _translated(key):
+        with told(path):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -121,7 +115,7 @@ class LocalBackend:
 
     def create(self, key: Key, body: Body) -> bool:
         target = self._path(key)
-        with _translated(key):
+        with told(target):
             temporary = self._temporary_of(body)
             try:
                 self._make_directory(os.path.dirname(target))
@@ -144,7 +138,7 @@ class LocalBackend:
         if self.stat(key) is None:
             message = f"there is no {key}"
             raise KeyAbsentError(message)
-        with _translated(key), _locked(_lock_of(path)):
+        with told(path), _locked(_lock_of(path)):
             try:
                 with open(path, "rb", buffering=0) as file:
                     current = file.read()
@@ -170,7 +164,7 @@ class LocalBackend:
                 raise CommitUnknownError(message, hint=hint) from error
 
     def list(self, prefix: Key, *, reach: Reach = Reach.ALL) -> Iterator[Found | Folder | Unfinished]:
-        with _translated(prefix):
+        with told(prefix):
             if reach is Reach.ALL:
                 yield from self._walk(prefix.path)
             elif reach is Reach.FOLDERS:
@@ -185,7 +179,7 @@ class LocalBackend:
         for key in keys:
             named = key.key if isinstance(key, Unfinished) else key
             # Not synced: a delete that a power loss takes back leaves garbage, which the next gc finds again.
-            with _translated(named), contextlib.suppress(FileNotFoundError):
+            with told(named), contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(named))
 
     def _walk(self, prefix: str) -> Iterator[Found]:
@@ -296,36 +290,13 @@ def _sync_directory(path: str) -> None:
 
 
 def _fsync(descriptor: int, path: str, *, unnamed: bool = False) -> None:
-    """What is under `path` is durable. `unnamed`: it has no name that anybody could trust yet, so a full disk is just that."""
+    """What is under `path` is durable. `unnamed`: nobody could trust its name yet, so a full disk is just that."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno in {errno.EROFS, errno.EINVAL}:  # a read-only place has nothing to lose
             return
-        if unnamed and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if unnamed and error.errno in NO_SPACE:
             raise
         message = f"the disk could not make {path} durable: {error.strerror}"
         raise SyncFailedError(message, hint="check the disk; files are written again at the next try") from error
-
-
-@contextlib.contextmanager
-def _translated(key: Key) -> Iterator[None]:
-    """`OSError` leaves this module as one of ours."""
-    try:
-        yield
-    except PermissionError as error:
-        message = f"no permission for {error.filename or key}"
-        raise AccessDeniedError(message, hint="check the owner and mode of the store's directory") from error
-    except OSError as error:
-        raise _translate(error, key) from error
-
-
-def _translate(error: OSError, key: Key) -> EoctlError:
-    where = error.filename or key
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return NoSpaceError(f"no space left for {where}", hint="free some space, then run the command again")
-    if error.errno == errno.EROFS:
-        return AccessDeniedError(f"the file system is read-only: {where}")
-    if error.errno in {errno.EOPNOTSUPP, errno.ELOOP, errno.EMLINK}:
-        return UnsupportedError(f"the file system cannot do this: {error.strerror}: {where}")
-    return UnavailableError(f"{error.strerror or error}: {where}")

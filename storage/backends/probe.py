@@ -20,7 +20,9 @@ from storage.backends.local import LocalBackend
 RACE_ROUNDS = 50
 RACERS = 2
 
-_NETWORK = re.compile(r"(nfs\d?|cifs|smb\d?|smbfs|fuse(\..*)?|9p|afs|ceph|glusterfs|lustre|beegfs|ocfs2|gfs2|virtiofs)\Z")
+_NETWORK = re.compile(
+    r"(nfs\d?|cifs|smb\d?|smbfs|fuse(\..*)?|9p|afs|ceph|glusterfs|lustre|beegfs|ocfs2|gfs2|virtiofs)\Z"
+)
 
 
 def file_system_of(path: Path) -> str:

@@ -7,6 +7,7 @@ after its effect, or somebody else acts in between.
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 from collections import Counter
@@ -152,7 +153,7 @@ class FaultyBackend:
             case Fault.LOST:
                 raise OutcomeUnknownError(f"lost by the test: {what}")
             case Fault.REPLY_LOST:
-                effect()
+                _drop(effect())
                 after()
                 raise OutcomeUnknownError(f"its reply was lost by the test: {what}")
             case Fault.LATE:
@@ -160,13 +161,13 @@ class FaultyBackend:
                 raise OutcomeUnknownError(f"delayed by the test: {what}")
             case Fault.TWICE:
                 again = self._repeatable(call, effect, body)
-                again()
+                _drop(again())
                 return again()
             case Fault.CRASH_BEFORE:
                 self._dead = True
                 raise Crash
             case Fault.CRASH_AFTER:
-                effect()
+                _drop(effect())
                 after()
                 self._dead = True
                 raise Crash
@@ -178,6 +179,12 @@ class FaultyBackend:
         data = body.path.read_bytes()
         body.path.unlink()
         return lambda: self.inner.create(Key(call.key), data)  # type: ignore[return-value]  # a create's effect is a bool
+
+
+def _drop(result: object) -> None:
+    """Nobody will see the result; a reader among them is closed."""
+    if isinstance(result, io.IOBase):
+        result.close()
 
 
 def at(number: int, fault: Fault | Meanwhile) -> Decide:

@@ -86,7 +86,8 @@ def head_with(*entries: HeadEntry, era: int = 1, floor: int = 0) -> Head:
     head = open_attempt(first_head(STORE, ORDERS, NOW, "0" * 32), OURS)
     head = msgspec.structs.replace(head, era=era)
     for item in entries:
-        head = commit(head, item, *(None, None) if item.name else (Attempt(1), OURS), NOTHING)
+        mine = item.kind == "checkpoint"
+        head = commit(head, item, Attempt(1) if mine else None, OURS if mine else None, NOTHING)
     return msgspec.structs.replace(head, floor=floor)
 
 
@@ -606,14 +607,14 @@ def test_a_savepoint_whose_reply_was_lost_is_not_applied_a_second_time(world: Wo
 
     world.faults(Meanwhile(after=come_and_go, fault=Fault.REPLY_LOST))
     with pytest.raises(CommitUnknownError):
-        world.swap(savepoint, attempt=None, txid=entry(0, name="s1").txid, once=True)
+        world.swap(savepoint, attempt=None, txid=tx(0), once=True)
     assert [*roots(world.head())] == []
 
 
 def test_a_savepoint_that_was_surely_refused_is_applied_to_the_new_value(world: World) -> None:
     savepoint = partial(commit, entry=entry(0, name="s1"), attempt=None, owner=None, proof=NOTHING)
     world.faults(Meanwhile(before=lambda: world.other(touch)))
-    done = world.swap(savepoint, attempt=None, txid=entry(0, name="s1").txid, once=True)
+    done = world.swap(savepoint, attempt=None, txid=tx(0), once=True)
     assert labels(done.head.live) == ["s1"]
 
 
@@ -806,7 +807,7 @@ def test_a_damaged_head_is_corrupt_and_never_made_up(damage) -> None:
 
 def test_the_value_and_its_version_are_of_one_answer(world: World) -> None:
     reads: list[Call] = []
-    world.faulty.decide = reads.append  # type: ignore[assignment]  # returns None, as it should
+    world.faulty.decide = reads.append
     seen = read_head(world.faulty, STORE, ORDERS)
     assert [call.verb for call in reads] == ["open"]
     assert seen.version == version_of(encode_head(seen.head))

@@ -38,7 +38,6 @@ from formats.manifest import (
 )
 from storage import layout
 from storage.backend import LocalFile
-from storage.ingest import FICLONE
 from storage.packing import INLINE_TOGETHER_BYTES, PACK_BYTES, PACK_MAGIC, SMALL_BYTES, is_compressed, pays
 from storage.packs import Packer
 from storage.store import Store
@@ -57,6 +56,7 @@ from tests.support.places import (
     write_tree,
 )
 
+FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file
 NOISE = random.Random(1).randbytes(3 << 20)
 TEXT = b"".join(b"a line that is much like the others: %d\n" % number for number in range(80_000))[: 3 << 20]
 
@@ -90,7 +90,7 @@ def places(store: Store, number: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "place"),
+    "shape",
     [
         ("a", 0, Inline),
         ("a", 1, Inline),
@@ -109,7 +109,8 @@ def places(store: Store, number: int) -> dict[str, str]:
     ],
 )
 @pytest.mark.parametrize("data", [NOISE, TEXT], ids=["noise", "text"])
-def test_a_file_is_kept_as_its_size_and_name_say(store: Store, tree: Path, name, size, place, data) -> None:
+def test_a_file_is_kept_as_its_size_and_name_say(store: Store, tree: Path, shape, data) -> None:
+    name, size, place = shape
     write_tree(tree, {name: data[:size]})
     created = checkpoint_tree(opened(store), tree)
     (file,) = state_files(store, 1).values()
@@ -333,7 +334,7 @@ def test_a_sparse_file_is_what_it_reads_as(store: Store, tree: Path) -> None:
 def shares_blocks(folder: Path) -> bool:
     """The file system clones files."""
     (folder / "from").write_bytes(b"1")
-    with (folder / "from").open("rb") as source, (folder / "to").open("xb") as target:
+    with (folder / "from").open("rb") as source, (folder / "to").open("wb") as target:
         try:
             fcntl.ioctl(target.fileno(), FICLONE, source.fileno())
         except OSError:
@@ -525,12 +526,12 @@ class Changing(msgspec.Struct, frozen=True):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize(("size", "name"), SHAPES)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("link", [False, True])
 def test_a_file_that_changed_since_it_was_listed_stops_the_checkpoint(
-    tmp_path: Path, tree: Path, change, size, name, link
+    store: Store, tree: Path, change, shape, link
 ) -> None:
-    store = memory_store(tmp_path)
+    size, name = shape
     write_tree(tree, {"a": b"another", name: noise(size)})
     source = Changing(tree, lambda: change(tree / name))
     writer = opened(store)

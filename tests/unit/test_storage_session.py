@@ -25,12 +25,12 @@ from formats.errors import (
     SnapshotNotFoundError,
     UnavailableError,
 )
-from formats.head import Head, roots
+from formats.head import roots
 from formats.ids import BlobKey, Era, PipelineId
 from formats.manifest import blobs, files_of
 from storage import layout
 from storage.backend import SyncFailedError
-from storage.head import MAX_TRIES, expire, hold, raise_era, swap_head, touch
+from storage.head import MAX_TRIES, hold, raise_era
 from storage.session import Session, open_writer
 from storage.store import Store
 from tests.support.fakes import FakeAmbient, time_text
@@ -49,6 +49,7 @@ from tests.support.places import (
     stored_keys,
     write_tree,
 )
+from tests.support.sweeper import Sweeper
 
 OLD = {"a": b"content of a", "b": b"content of b"}
 NEW = {"a": b"content of a", "b": b"changed b", "c": b"a new one"}
@@ -59,42 +60,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return memory_store(tmp_path) if request.param == "memory" else local_store(tmp_path)
 
 
-class Gc:
-    """What gc and others do to HEAD, and the strongest sweep that the delete rule allows."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = behind(store, store.backend, FakeAmbient(99).ambient())
-
-    def edit(self, change: Callable[[Head], Head]) -> None:
-        ambient = self.store.ambient
-        head = self.store.head(PIPELINE)
-        swap_head(self.store.backend, head, change, ambient, txid=ambient.new_id(), attempt=None)  # type: ignore[arg-type]  # an id like any other
-
-    def advance(self) -> None:
-        """As gc does: a new era, and the floor at the one before; the trash is dropped."""
-        self.edit(lambda head: msgspec.structs.replace(touch(head), era=head.era + 1, floor=head.era, trash=()))
-
-    def expire(self, *labels: str) -> None:
-        self.edit(partial(expire, labels=frozenset(labels), now=time_text(5)))
-
-    def sweep(self) -> set[str]:
-        """Every key below the floor that no root names is gone; returns their names."""
-        head = self.store.head(PIPELINE).head
-        live_blobs: set[BlobKey] = set()
-        live_manifests: set[BlobKey] = set()
-        for root in roots(head):
-            live_manifests.add(BlobKey.parse(root.manifest))
-            live_blobs |= blobs(self.store.manifest(head, root)).keys()
-        found = stored_keys(self.store)
-        gone = {layout.blob(PIPELINE, key) for key in found["o"] if key.era < head.floor and key not in live_blobs}
-        gone |= {layout.manifest(PIPELINE, k) for k in found["m"] if k.era < head.floor and k not in live_manifests}
-        self.store.backend.delete(sorted(gone))
-        return {key.path for key in gone}
-
-
 @pytest.fixture
-def gc(store: Store) -> Gc:
-    return Gc(store)
+def gc(store: Store) -> Sweeper:
+    return Sweeper(store)
 
 
 def session_of(store: Store) -> Session:
@@ -105,10 +73,10 @@ def committed(store: Store, files: dict[str, bytes]) -> str:
     return session_of(store).commit(Plan(files)).label
 
 
-def once(action: Callable[[], object]) -> Callable[[Session], None]:
+def once(action: Callable[[], object]) -> Callable[[Session], object]:
     """For `Plan.then`: only after the first plan."""
     actions = iter([action])
-    return lambda _: next(actions, lambda: None)() and None
+    return lambda _: next(actions, lambda: None)()
 
 
 def test_a_commit_makes_a_snapshot_with_just_these_files(store: Store) -> None:
@@ -138,7 +106,7 @@ def test_a_commit_that_adds_nothing_uploads_only_its_manifest(store: Store) -> N
 # The floor rises
 
 
-def test_a_floor_that_rises_before_the_commit_costs_a_copy_and_no_upload(store: Store, gc: Gc) -> None:
+def test_a_floor_that_rises_before_the_commit_costs_a_copy_and_no_upload(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
     plan = Plan(NEW, then=once(lambda: (gc.advance(), gc.advance())))
     entry = session_of(store).commit(plan)
@@ -149,7 +117,7 @@ def test_a_floor_that_rises_before_the_commit_costs_a_copy_and_no_upload(store: 
     check_roots(store)
 
 
-def test_a_manifest_below_the_floor_is_written_anew_and_not_copied(store: Store, gc: Gc) -> None:
+def test_a_manifest_below_the_floor_is_written_anew_and_not_copied(store: Store, gc: Sweeper) -> None:
     entry = session_of(store).commit(Plan(OLD, then=once(lambda: (gc.advance(), gc.advance()))))
     head = store.head(PIPELINE).head
     assert BlobKey.parse(entry.manifest).era == head.era
@@ -158,7 +126,7 @@ def test_a_manifest_below_the_floor_is_written_anew_and_not_copied(store: Store,
     assert left.digest != BlobKey.parse(entry.manifest).digest  # it named the old keys
 
 
-def test_a_floor_that_rises_under_a_commit_without_uploads_costs_another_manifest(store: Store, gc: Gc) -> None:
+def test_a_floor_that_rises_under_a_commit_without_uploads_costs_another_manifest(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
     plan = Plan(OLD, then=once(lambda: (gc.advance(), gc.advance())))
     entry = session_of(store).commit(plan)
@@ -168,7 +136,7 @@ def test_a_floor_that_rises_under_a_commit_without_uploads_costs_another_manifes
     check_roots(store)
 
 
-def test_what_gc_swept_before_it_could_be_carried_is_uploaded_again(store: Store, gc: Gc) -> None:
+def test_what_gc_swept_before_it_could_be_carried_is_uploaded_again(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
     plan = Plan(NEW, then=once(lambda: (gc.advance(), gc.advance(), gc.sweep())))
     entry = session_of(store).commit(plan)
@@ -177,7 +145,7 @@ def test_what_gc_swept_before_it_could_be_carried_is_uploaded_again(store: Store
     check_roots(store)
 
 
-def test_a_floor_that_rises_within_the_grace_of_one_advance_changes_nothing(store: Store, gc: Gc) -> None:
+def test_a_floor_that_rises_within_the_grace_of_one_advance_changes_nothing(store: Store, gc: Sweeper) -> None:
     # The floor goes to the era before: sessions of the present era live on.
     plan = Plan(OLD, then=once(gc.advance))
     entry = session_of(store).commit(plan)
@@ -187,7 +155,7 @@ def test_a_floor_that_rises_within_the_grace_of_one_advance_changes_nothing(stor
     check_roots(store)
 
 
-def test_a_session_that_can_never_keep_up_says_so(store: Store, gc: Gc) -> None:
+def test_a_session_that_can_never_keep_up_says_so(store: Store, gc: Sweeper) -> None:
     plan = Plan(OLD, then=lambda _: (gc.advance(), gc.advance(), gc.sweep()))
     with pytest.raises(SessionExpiredError):
         session_of(store).commit(plan)
@@ -195,7 +163,7 @@ def test_a_session_that_can_never_keep_up_says_so(store: Store, gc: Gc) -> None:
     assert check_roots(store).live == ()
 
 
-def test_a_copy_whose_source_has_rotted_is_not_confirmed(store: Store, gc: Gc) -> None:
+def test_a_copy_whose_source_has_rotted_is_not_confirmed(store: Store, gc: Sweeper) -> None:
     def rot_and_advance() -> None:
         for key in stored_keys(store)["o"]:
             if key.digest == store.hash.digest(OLD["b"]):
@@ -213,7 +181,7 @@ def test_a_copy_whose_source_has_rotted_is_not_confirmed(store: Store, gc: Gc) -
     check_roots(store)
 
 
-def test_gc_that_sweeps_while_a_session_uploads_costs_another_plan(store: Store, gc: Gc) -> None:
+def test_gc_that_sweeps_while_a_session_uploads_costs_another_plan(store: Store, gc: Sweeper) -> None:
     # The blob "exists", and is gone when the session reads it back: its era was below the floor by then.
     committed(store, OLD)
     gc.expire("1")
@@ -238,7 +206,7 @@ def test_gc_that_sweeps_while_a_session_uploads_costs_another_plan(store: Store,
 # The base goes
 
 
-def test_a_base_that_is_dropped_meanwhile_is_planned_again_and_uploaded(store: Store, gc: Gc) -> None:
+def test_a_base_that_is_dropped_meanwhile_is_planned_again_and_uploaded(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
 
     def drop() -> None:
@@ -254,7 +222,7 @@ def test_a_base_that_is_dropped_meanwhile_is_planned_again_and_uploaded(store: S
     check_roots(store)
 
 
-def test_a_base_that_is_dropped_and_swept_meanwhile_is_uploaded_anew(store: Store, gc: Gc) -> None:
+def test_a_base_that_is_dropped_and_swept_meanwhile_is_uploaded_anew(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
 
     def drop() -> None:
@@ -270,7 +238,7 @@ def test_a_base_that_is_dropped_and_swept_meanwhile_is_uploaded_anew(store: Stor
     check_roots(store)
 
 
-def test_a_base_that_is_dropped_does_not_matter_to_a_commit_that_borrows_nothing(store: Store, gc: Gc) -> None:
+def test_a_base_that_is_dropped_does_not_matter_to_a_commit_that_borrows_nothing(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
     plan = Plan({"x": b"unlike anything before"}, then=once(lambda: (gc.expire("1"), gc.advance())))
     session_of(store).commit(plan)
@@ -278,7 +246,7 @@ def test_a_base_that_is_dropped_does_not_matter_to_a_commit_that_borrows_nothing
 
 
 @pytest.mark.parametrize("kept", ["trash", "hold"])
-def test_a_base_that_is_expired_but_still_a_root_may_be_shared(store: Store, gc: Gc, kept) -> None:
+def test_a_base_that_is_expired_but_still_a_root_may_be_shared(store: Store, gc: Sweeper, kept) -> None:
     committed(store, OLD)
 
     def expire_it() -> None:
@@ -304,7 +272,7 @@ def first_time(verb: str, part: str, action: Callable[[], object]) -> Callable[[
 
 @pytest.mark.parametrize(("verb", "part"), [("open", "/o/"), ("create", "/o/"), ("create", "/m/"), ("swap", "HEAD")])
 def test_a_large_changing_file_outlives_the_base_whose_blocks_it_shares(
-    store: Store, gc: Gc, tmp_path: Path, verb, part
+    store: Store, gc: Sweeper, tmp_path: Path, verb, part
 ) -> None:
     first = os.urandom(1 << 20) + os.urandom(70_000)
     second = first[:100] + b"!" + first[101:]
@@ -326,7 +294,7 @@ def test_a_large_changing_file_outlives_the_base_whose_blocks_it_shares(
     assert contents(store, head.live[0]) == {"db": second}
 
 
-def test_a_base_that_is_swept_before_its_manifest_is_read_is_no_base(store: Store, gc: Gc) -> None:
+def test_a_base_that_is_swept_before_its_manifest_is_read_is_no_base(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
 
     def drop() -> None:
@@ -454,7 +422,7 @@ def test_a_head_whose_folder_could_not_be_synced_is_an_unknown_commit(tmp_path: 
 # Other writers
 
 
-def test_a_zombie_cannot_commit_however_long_it_slept(store: Store, gc: Gc) -> None:
+def test_a_zombie_cannot_commit_however_long_it_slept(store: Store, gc: Sweeper) -> None:
     zombie = session_of(store)
     plan = Plan(OLD, then=once(lambda: committed(store, NEW)))
     with pytest.raises(FencedError):
@@ -464,7 +432,7 @@ def test_a_zombie_cannot_commit_however_long_it_slept(store: Store, gc: Gc) -> N
     assert contents(store, head.live[0]) == NEW
 
 
-def test_a_zombie_that_wakes_up_below_the_floor_cannot_commit_either(store: Store, gc: Gc) -> None:
+def test_a_zombie_that_wakes_up_below_the_floor_cannot_commit_either(store: Store, gc: Sweeper) -> None:
     zombie = session_of(store)
 
     def a_week() -> None:
@@ -541,7 +509,7 @@ def test_one_fault_of_any_kind_is_a_success_once_or_a_failure_and_a_retry(store:
     assert contents(store, entry) == OLD
 
 
-def test_a_commit_that_was_expired_before_its_reply_came_is_reported_as_what_it_was(store: Store, gc: Gc) -> None:
+def test_a_commit_that_was_expired_before_its_reply_came_is_reported_as_what_it_was(store: Store, gc: Sweeper) -> None:
     session = session_of(store)
     lost = Meanwhile(after=lambda: gc.expire("1"), fault=Fault.REPLY_LOST)
     session = Session(
@@ -553,7 +521,7 @@ def test_a_commit_that_was_expired_before_its_reply_came_is_reported_as_what_it_
     assert (head.live, [trashed.entry.txid for trashed in head.trash]) == ((), [entry.txid])
 
 
-def test_a_commit_that_came_and_went_before_its_reply_is_reported_as_what_it_was(store: Store, gc: Gc) -> None:
+def test_a_commit_that_came_and_went_before_its_reply_is_reported_as_what_it_was(store: Store, gc: Sweeper) -> None:
     session = session_of(store)
     lost = Meanwhile(after=lambda: (gc.expire("1"), gc.advance()), fault=Fault.REPLY_LOST)
     session = Session(
@@ -589,7 +557,7 @@ def deletes_of(run: Callable[[Store], object], store: Store) -> int:
     return counting.calls["delete"]
 
 
-def test_a_session_never_deletes_anything_whatever_comes_of_it(store: Store, gc: Gc) -> None:
+def test_a_session_never_deletes_anything_whatever_comes_of_it(store: Store, gc: Sweeper) -> None:
     def fenced(seen: Store) -> None:
         session_of(seen).commit(Plan(OLD, then=once(lambda: open_writer(store, PIPELINE))))
 
@@ -637,12 +605,13 @@ def test_a_pipeline_whose_head_was_lost_is_not_made_up(store: Store) -> None:
 
 def test_two_processes_that_make_one_pipeline_at_once_share_it(store: Store) -> None:
     other = behind(store, store.backend, FakeAmbient(2).ambient())
+
+    def rush(pipeline: PipelineId) -> None:
+        Session(other, pipeline, *open_writer(other, pipeline)).commit(Plan(OLD))
+
     for verb in ("open", "list", "create"):
         pipeline = PipelineId(f"made-{verb}")
-        rush = Meanwhile(
-            before=lambda pipeline=pipeline: Session(other, pipeline, *open_writer(other, pipeline)).commit(Plan(OLD))
-        )
-        faulty = FaultyBackend(store.backend, script(verb, [rush]))
+        faulty = FaultyBackend(store.backend, script(verb, [Meanwhile(before=partial(rush, pipeline))]))
         assert open_writer(behind(store, faulty), pipeline)[0] == 2
         assert check_roots(store, pipeline).last_id == 1
 
@@ -684,7 +653,7 @@ def test_the_manifest_names_whose_it_is(store: Store) -> None:
     assert [file.name for _, _, file in files_of(manifest)] == ["a", "b"]
 
 
-def test_edits_of_others_between_plan_and_commit_are_kept(store: Store, gc: Gc) -> None:
+def test_edits_of_others_between_plan_and_commit_are_kept(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
     entry = session_of(store).commit(Plan(NEW, then=once(lambda: gc.edit(partial(raise_era, floor=False)))))
     head = check_roots(store)
