@@ -6,7 +6,7 @@
         writer.checkpoint("/data/orders-state", offsets={"clicks": {"topic-0": 1234}})
     restored = orders.restore("latest", to="/data/orders-restored")
 
-Everything here forwards to one service; values are the frozen dataclasses that `--json` shows.
+Everything here forwards to one service; values are frozen records with the fields that `--json` shows.
 """
 
 from __future__ import annotations

@@ -25,9 +25,12 @@ MAX_REPORT_BYTES = 16 << 20
 MAX_DAMAGE_BYTES = 12 << 20  # what of it the damage may fill
 UNSEALED = "0" * 64
 
+TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z"
+
 _Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 _Text = Annotated[str, Meta(max_length=MAX_STRING_BYTES)]
 _Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+_DigestOrNone = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]  # HEAD has none
 _name = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)\.(quick|sample|full|drill)(?:\.(\d{1,6}))?\Z")
 
 LevelName: TypeAlias = Literal["quick", "sample", "full", "drill"]
@@ -36,7 +39,7 @@ LevelName: TypeAlias = Literal["quick", "sample", "full", "drill"]
 class Damage(Struct, frozen=True, forbid_unknown_fields=True):
     """One damaged content: its digest, the first of its names, the snapshots that it hurts, and what is wrong."""
 
-    digest: _Digest
+    digest: _DigestOrNone
     name: _Text
     snapshots: tuple[_Text, ...]
     reason: _Text
@@ -53,7 +56,7 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     store: Annotated[str, Meta(pattern=HEX32_PATTERN)]
     pipeline: Annotated[str, Meta(pattern=NAME_PATTERN)]
     hash: HashAlgorithm
-    created_at: _Text
+    created_at: Annotated[str, Meta(pattern=TIME_PATTERN)]
     level: LevelName
     snapshots: tuple[_Text, ...]
     checked_files: _Count

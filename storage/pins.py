@@ -18,6 +18,7 @@ from storage import layout
 from storage.backend import Backend, Found, Key, KeyAbsentError
 
 MAX_PIN_BYTES = 1 << 16
+SYNC_FAILED = "sync-failed"  # a note: the disk lost something, and the era could not be raised at once
 
 _Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 

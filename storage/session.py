@@ -34,6 +34,7 @@ from storage.head import (
     raise_era,
     swap_head,
 )
+from storage.pins import SYNC_FAILED, Pin, PinRecord
 from storage.store import Store, encode_manifest
 
 Plan = Callable[["Session"], Manifest]
@@ -134,8 +135,7 @@ class Session:
                     trouble = error
         except SyncFailedError:
             # What was linked by now may be lost however it reads, so it must not count as confirmed to anyone.
-            with contextlib.suppress(EoctlError):
-                self._swap(partial(raise_era, floor=True))
+            self._distrust()
             raise
         finally:
             self.scrap()
@@ -169,6 +169,23 @@ class Session:
         )
 
     # Bad luck.
+
+    def _distrust(self) -> None:
+        """Nothing uploaded before counts as confirmed; where HEAD cannot say so now, the next writer finds a note."""
+        try:
+            self._swap(partial(raise_era, floor=True))
+        except EoctlError:
+            record = PinRecord(
+                format="eoctl.pin",
+                version=1,
+                era=self.era,
+                attempt=self.attempt or 0,
+                host=self.store.ambient.host,
+                process="",
+                note=SYNC_FAILED,
+            )
+            with contextlib.suppress(EoctlError):  # the error being raised says all there is to say
+                Pin(self.store.backend, self.pipeline, self.txid).refresh(record)
 
     def _overtaken(self) -> bool:
         """gc may have swept what this session counted on: its era is below the floor, or its base is no root."""

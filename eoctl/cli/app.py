@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
 def _refuse(error: typer.TyperException) -> NoReturn:
     """What the parser did not understand, said as every other error is."""
     context: typer.Context | None = getattr(error, "ctx", None)
-    message = error.format_message().strip().removesuffix(".")
+    message = error.format_message().strip().removesuffix(".").replace("a valid int range", "a whole number")
     hint = f"{context.command_path} --help" if context is not None else None
     raise UsageError(message[:1].lower() + message[1:], hint=hint) from None
 
@@ -93,7 +93,7 @@ class _Group(TyperGroup):
 
     words: Sequence[str]
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Context) -> object:
         if not ctx._protected_args:  # noqa: SLF001  (the words that the parser left over)
             tell(ctx.get_help())
             raise typer.Exit(exit_codes.USAGE)
@@ -132,7 +132,7 @@ class Root(_Group):
         params = [version, *_completion_options(), *_shared_options()]
         super().__init__(name=PROGRAM, help=_HELP, params=params, context_settings=_CONTEXT, rich_markup_mode=None)
 
-    def get_command(self, ctx: Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
+    def get_command(self, ctx: Context, cmd_name: str) -> TyperCommand | TyperGroup | None:  # noqa: ARG002  (likewise)
         if cmd_name in NOUNS:
             return Noun(cmd_name)
         return load_command(cmd_name) if cmd_name in self.words else None

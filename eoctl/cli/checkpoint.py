@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 
 from eoctl.cli import exit_codes
 from eoctl.cli.completion import complete_snapshots
-from eoctl.cli.invocation import Invocation, invocation_of
+from eoctl.cli.invocation import invocation_of
 from eoctl.cli.output import fields_of
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.progress import Meter
@@ -245,15 +246,58 @@ def verify(
         Literal["quick", "sample", "full", "drill"],
         typer.Option(metavar="LEVEL", help="quick, sample, full or drill."),
     ] = "full",
+    sample_percent: Annotated[
+        float,
+        typer.Option(
+            metavar="P", help="Of a sample: how many percent of the blobs to read; the next run reads others."
+        ),
+    ] = 5.0,
+    hook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="Of a drill: is given the restored directory; its exit code 0 says it is good."
+        ),
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Of a drill: where it restores to. Else TMPDIR, or /tmp.")
+    ] = None,
 ) -> None:
     """Check that what snapshots need is there and undamaged.
 
-    quick: manifests, and that every blob is there with its size. sample: a part of the bytes too. full: every byte.
-    drill: a restore into a scratch directory. Damage is exit code 3, and each damaged file is told with the
-    snapshots that it harms.
+    quick: manifests, and that every blob is there with its size. sample: also the bytes of some blobs, in turn. full:
+    every byte. drill: a real restore, compared byte by byte and removed again. Damage is exit code 3, and each damaged
+    file is told with the snapshots that it harms. The result is kept in the store as a report.
 
     Example:
         eoctl checkpoint verify -p orders --level quick
-        eoctl checkpoint verify orders@latest --level drill
+        eoctl checkpoint verify orders@latest --level drill --hook ./open-database
     """
-    raise NotImplementedError(Path, Meter, Invocation, snapshot, pipeline, level, ctx)
+    from eoctl.cli.file_tables import verification_lines  # noqa: PLC0415  (start-up)
+    from eoctl.services.resolve import pick_pipeline, resolve  # noqa: PLC0415  (start-up)
+    from eoctl.services.verify import verify as check  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    store = invocation.open_store()
+    resolved = None if snapshot is None else resolve(store, snapshot, pipeline)
+    chosen = pick_pipeline(store, pipeline) if resolved is None else resolved.pipeline
+    with Meter(invocation, "checkpoint.verify", "verifying") as meter:
+        found = check(
+            store,
+            chosen,
+            resolved,
+            level,
+            sample_percent=sample_percent,
+            hook=hook,
+            scratch=Path(scratch or tempfile.gettempdir()).expanduser(),
+            progress=meter.bytes_so_far,
+        )
+    if found.report_skipped:
+        invocation.out.notice(f"the result is not kept in the store: {found.report_skipped}")
+    invocation.out.answer(
+        "checkpoint.verify",
+        fields_of(found),
+        lambda: verification_lines(found, invocation.out),
+        brief=lambda: (damaged.name for damaged in found.damaged),
+    )
+    if found.damaged:
+        raise typer.Exit(exit_codes.ANSWER_NO)

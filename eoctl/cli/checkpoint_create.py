@@ -64,7 +64,7 @@ def create(
         typer.Option("--reread", help="Read every file, also those that look unchanged since the last checkpoint."),
     ] = False,
     verify_capture: Annotated[
-        bool, typer.Option("--verify-capture", help="Open a copy of what rocksdb: sources gave, before it is kept.")
+        bool, typer.Option("--verify-capture", help="Check what rocksdb: and sqlite: sources gave before it is kept.")
     ] = False,
     max_parallelism: Annotated[
         int,
@@ -78,10 +78,10 @@ def create(
 ) -> None:
     """Take a checkpoint of state on this host.
 
-    A file that looks as it did at the last checkpoint (inode, size, mtime) is not read again. Either the
-    whole checkpoint exists in the end, or nothing of it. The command is a writer of its own: an application that
-    commits to the same pipeline would be fenced off, so it is refused while one seems to be live. A path that holds '=' or ':'
-    is written behind an operator: main=./a=b.
+    A file that looks as it did at the last checkpoint (inode, size, mtime) is not read again. Either the whole
+    checkpoint exists in the end, or nothing of it. The command is a writer of its own: an application that commits
+    to the same pipeline would be fenced off, so it is refused while one seems to be live. A path that holds '=' or
+    begins like rocksdb: is written behind an operator, as in main=./a=b.
 
     Example:
         eoctl checkpoint create /var/lib/app/state -p orders --tag nightly

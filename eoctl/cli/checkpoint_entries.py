@@ -166,10 +166,10 @@ def delete(
 def _deletion_lines(deletion: Deletion) -> Iterator[str]:
     for change in deletion.entries:
         row = change.snapshot
-        state = ("would go" if deletion.dry_run else "is") if change.changed else "was before, and stays,"
+        now = "would go to" if deletion.dry_run else "is in"
         newest = "; it was the newest checkpoint" if change.newest else ""
-        size = f"{human_bytes(row.full_bytes)} in {plural(row.files, 'file')}"
-        yield f"{row.address} {state} {'to' if change.changed and deletion.dry_run else 'in'} the trash ({size}{newest})"
+        size = f"{human_bytes(row.full_bytes)} in {plural(row.files, 'file')}{newest}"
+        yield f"{row.address} {now if change.changed else 'was before, and stays, in'} the trash ({size})"
     if deletion.frees_bytes is not None and deletion.frees_blobs is not None:
         amount = f"{human_bytes(deletion.frees_bytes)} in {plural(deletion.frees_blobs, 'blob')}"
         yield f"once gc drops the trash, {amount} {'would be' if deletion.dry_run else 'are'} free"

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from eoctl.cli.output import GREEN, RED, YELLOW, Output
 from eoctl.cli.quantities import human_bytes, human_seconds, plural
-from eoctl.cli.table import Column, clean, fields
+from eoctl.cli.table import Column, fields
 from eoctl.services.values import BlobUse, DamagedFile, Difference, Explanation, FileRow, Verification
 
+_MAX_BLOBS, _MAX_SNAPSHOTS = 20, 3
 _OPERATOR_LEAST, _NAME_LEAST, _KEY_LEAST, _SNAPSHOTS_LEAST = 8, 12, 16, 12
 
 
@@ -60,20 +61,15 @@ def difference_lines(difference: Difference, out: Output) -> Iterator[str]:
 
 def explanation_lines(explanation: Explanation, out: Output) -> Iterator[str]:
     """What it takes, who else needs it, why it is kept."""
+    nobody = "no other snapshot" if explanation.kind == "snapshot" else "no snapshot"
+    freed = f"{human_bytes(explanation.frees_bytes)} in {plural(explanation.frees_blobs, 'blob')}"
     yield out.heading(f"{explanation.subject}  {explanation.kind}")
     yield from fields(
         [
             ("stored", human_bytes(explanation.stored_bytes)),
             ("shared", f"{human_bytes(explanation.shared_bytes)} of it with other snapshots"),
-            (
-                "frees",
-                f"{human_bytes(explanation.frees_bytes)} in {plural(explanation.frees_blobs, 'blob')}, deleted and after gc",
-            ),
-            (
-                "needed by",
-                ", ".join(explanation.referenced_by)
-                or f"no {'other ' if explanation.kind == 'snapshot' else ''}snapshot",
-            ),
+            ("would free", f"{freed}, once the snapshot is deleted and gc has run"),
+            ("needed by", ", ".join(explanation.referenced_by) or nobody),
         ]
     )
     if explanation.shares_with:
@@ -83,36 +79,46 @@ def explanation_lines(explanation: Explanation, out: Output) -> Iterator[str]:
     if explanation.kept_because:
         yield ""
         yield out.heading("KEPT BECAUSE")
-        yield from (clean(reason) for reason in explanation.kept_because)
+        for reason in explanation.kept_because:
+            yield from out.wrapped(f"- {reason}")
     if explanation.blobs:
         yield ""
-        yield from out.table(_blob_columns(explanation.blobs))
+        yield out.heading("BLOBS")
+        yield from out.table(_blob_columns(explanation.blobs[:_MAX_BLOBS]))
+        more = len(explanation.blobs) - _MAX_BLOBS
+        if more > 0:
+            yield f"and {plural(more, 'blob')} more: --json lists them all"
 
 
 def verification_lines(verification: Verification, out: Output) -> Iterator[str]:
     """What was checked, then each damaged file and whom it harms."""
-    checked = (
-        ", ".join(verification.snapshots)
-        if len(verification.snapshots) <= 3
-        else plural(len(verification.snapshots), "snapshot")
-    )  # noqa: E501
-    what = (
-        f"{checked or verification.pipeline}: {plural(verification.checked_files, 'file')}, "
-        f"{human_bytes(verification.checked_bytes)} checked at level {verification.level} "
-        f"in {human_seconds(verification.seconds)}"
+    snapshots, turn = verification.snapshots, verification.turn
+    subject = ", ".join(snapshots) if 0 < len(snapshots) <= _MAX_SNAPSHOTS else plural(len(snapshots), "snapshot")
+    part = f" (part {turn + 1} of {verification.turns})" if turn is not None else ""
+    yield (
+        f"{subject}: {plural(verification.checked_files, 'file')} in {plural(verification.checked_blobs, 'blob')} "
+        f"checked at level {verification.level}{part}"
     )
+    yield f"read {human_bytes(verification.checked_bytes)} in {human_seconds(verification.seconds)}"
+    if verification.restore_seconds is not None:
+        yield f"restoring took {human_seconds(verification.restore_seconds)}"
     if not verification.damaged:
-        yield f"{what}: {out.paint('no damage', GREEN)}"
+        yield out.paint("no damage", GREEN)
         return
-    yield f"{what}: {out.paint(plural(len(verification.damaged), 'damaged file'), RED)}"
+    yield out.paint(plural(len(verification.damaged), "damaged file"), RED)
     yield from out.table(_damage_columns(verification.damaged))
 
 
 def _damage_columns(damaged: Sequence[DamagedFile]) -> list[Column]:
+    others = [f" and {len(file.other_names)} more" if file.other_names else "" for file in damaged]
     return [
-        Column(title="FILE", cells=[file.name for file in damaged], least=_NAME_LEAST),
+        Column(
+            title="FILE",
+            cells=[f"{file.name}{more}" for file, more in zip(damaged, others, strict=True)],
+            least=_NAME_LEAST,
+        ),
         Column(title="REASON", cells=[file.reason for file in damaged], least=_NAME_LEAST),
-        Column(title="HARMS", cells=[", ".join(file.snapshots) for file in damaged], least=_SNAPSHOTS_LEAST),
+        Column(title="HARMS", cells=[", ".join(file.snapshots) or "-" for file in damaged], least=_SNAPSHOTS_LEAST),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def lines_of(inspection: Inspection, parts: Parts, out: Output, now: float) -> I
     """The lines of the parts, each part under its heading."""
     row = inspection.snapshot
     yield out.heading(f"{row.address}  {row.kind}, {row.status}")
-    sections = {
+    sections: dict[str, Callable[[], Iterable[str]]] = {
         "": lambda: _header(inspection, now) if parts.overview else [],
         "operators": lambda: _operators(inspection.operators, out),
         "states": lambda: _states(inspection.operators, out),
@@ -64,14 +64,12 @@ def lines_of(inspection: Inspection, parts: Parts, out: Output, now: float) -> I
 
 def _header(inspection: Inspection, now: float) -> list[str]:
     row, metrics = inspection.snapshot, inspection.metrics
+    added = human_bytes(row.added_bytes)
     created_age = age(now - timestamp(row.created_at))
     pairs = [
         ("created", f"{second(row.created_at)} UTC, {created_age} ago, by attempt {row.attempt}, from {row.engine}"),
         ("full", f"{human_bytes(row.full_bytes)} in {plural(row.files, 'file')}"),
-        (
-            "added",
-            f"{human_bytes(row.added_bytes)} in {plural(row.added_files, 'file')}, {human_bytes(metrics.stored_bytes)} of new blobs",
-        ),
+        ("added", f"{added} in {plural(row.added_files, 'file')}, {human_bytes(metrics.stored_bytes)} of new blobs"),
         ("parent", f"{row.pipeline}@{inspection.parent}" if inspection.parent else "none"),
         ("tags", ", ".join(row.tags) or "none"),
         ("took", _took(metrics)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eoctl.cli.output import Form, Output, tell
+from eoctl.cli.output import Form, Output
 from eoctl.cli.settings import ChosenStore, Environment, choose_store
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Invocation:
 
     def place(self, chosen: ChosenStore) -> Place:
         if self.verbose and not self.environment.completing:
-            tell(f"store: {chosen.url} ({chosen.origin})")
+            self.out.notice(f"{chosen.url} ({chosen.origin})", "store")
         from storage.backends.urls import open_place  # noqa: PLC0415  (start-up)
 
         return open_place(chosen.url, self.ambient.new_id()[:_TOKEN_LENGTH])

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(argv))
     _prepare_process()
     code = _run(sys.argv[1:])
-    if code in {exit_codes.INTERRUPTED, exit_codes.READER_GONE}:
+    if code in {exit_codes.INTERRUPTED, exit_codes.READER_GONE} or not _flushed():
         _leave(code)
     return code
 
@@ -45,8 +45,8 @@ def _prepare_process() -> None:
     """This process runs one command and ends: so it is set up for that."""
     import gc  # noqa: PLC0415  (only here)
 
-    # A command makes up to a million values in trees without cycles; walking them again and again, in hope of a
-    # cycle, costs up to a third of the time, and what little is never freed is freed by the end of the process.
+    # A command makes up to a million values, in trees without cycles. To walk them again and again in search of
+    # cycles costs time and finds nothing; what is not freed by its reference count is freed by the process's end.
     gc.disable()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
@@ -54,8 +54,18 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _flushed() -> bool:
+    """Is everything on stdout that was written? If not, that has been told; Python would only tell it again."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
 def _leave(code: int) -> None:
-    """The process is gone, without waiting for threads that still read files, or writing to a closed pipe again.
+    """The process is gone, without waiting for threads that still read files, or writing to stdout again.
 
     Nothing is lost: whatever is half done, a crash at this point would have left the same (docs/protocol.md).
     """

@@ -69,20 +69,29 @@ class Output:
     def table(self, columns: Sequence[table.Column]) -> list[str]:
         return table.render(columns, width=self.width, style=self.colour, ellipsis=self.ellipsis)
 
+    def wrapped(self, text: str) -> list[str]:
+        """The lines of a long sentence on a terminal; one line elsewhere."""
+        text = table.clean(text)
+        if self.width is None or len(text) <= self.width:
+            return [text]
+        import textwrap  # noqa: PLC0415  (start-up)
+
+        return textwrap.wrap(text, self.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
     def heading(self, text: str) -> str:
         return self.paint(text, BOLD)
 
     def paint(self, text: str, style: str) -> str:
         return f"{style}{text}{RESET}" if self.colour else text
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, label: str = "notice") -> None:
         """Said on stderr, unless the user wants it quiet."""
         if self.quiet:
             return
         if self.form is Form.TEXT:
-            tell(f"notice: {table.clean(text)}")
+            tell(f"{label}: {table.clean(text)}")
         else:
-            tell(to_json({"schema": "eoctl.notice/1", "notice": text}))
+            tell(to_json({"schema": "eoctl.notice/1", label: text}))
 
 
 def write(parts: Iterable[str]) -> None:

@@ -51,7 +51,12 @@ def _columns(rows: Sequence[PipelineRow], now: float) -> list[Column]:
 
     return [
         Column(title="PIPELINE", cells=[row.pipeline for row in rows], least=_NAME_LEAST),
-        Column(title="STATE", cells=[row.state for row in rows], optional=all(row.state == "active" for row in rows)),
+        Column(
+            title="STATE",
+            cells=[row.state for row in rows],
+            least=_NAME_LEAST,
+            optional=all(row.state == "active" for row in rows),
+        ),
         numbers("CHECKPOINTS", [row.checkpoints for row in rows], "CHK"),
         numbers("SAVEPOINTS", [row.savepoints for row in rows], "SAV"),
         numbers("TRASH", [row.trash for row in rows]),

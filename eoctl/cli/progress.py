@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from eoctl.cli.invocation import Invocation
 from eoctl.cli.output import Form, is_terminal, tell, to_json
@@ -22,7 +22,7 @@ _EVENT_SECONDS = 1.0
 _REDRAW_SECONDS = 0.1
 
 
-class Soon(Protocol):
+class SoFar(Protocol):
     """What services count while they work: bytes of content and files so far."""
 
     @property
@@ -39,22 +39,25 @@ class Meter:
         self._verb = verb
         self._elapsed = invocation.ambient.elapsed
         self._began = self._shown_at = self._elapsed()
-        self._done = (-1, -1)
+        self._done: tuple[int, int | None] = (-1, None)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._colour = invocation.out.colour_wanted
-        self._show: Callable[[int, int, int], None] | None = None
+        self._show: Callable[[int, int | None, int], None] = lambda *_: None
         if invocation.out.form is Form.JSONL:
             self._show = self._event
         elif invocation.out.form is Form.TEXT and not invocation.out.quiet and is_terminal(sys.stderr):
             self._show = self._draw
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         return self
 
-    def __call__(self, done: Soon, total_bytes: int) -> None:
-        if self._show is not None:
-            self._show(done.total_bytes, done.files, total_bytes)
+    def __call__(self, done: SoFar, total_bytes: int) -> None:
+        self._show(done.total_bytes, done.files, total_bytes)
+
+    def bytes_so_far(self, done_bytes: int, total_bytes: int) -> None:
+        """The same, for who counts no files."""
+        self._show(done_bytes, None, total_bytes)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -62,10 +65,10 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
-    def _event(self, done_bytes: int, files: int, total_bytes: int) -> None:
+    def _event(self, done_bytes: int, files: int | None, total_bytes: int) -> None:
         """The first, the last, and at most one a second between them."""
         now = self._elapsed()
-        first, last = self._done == (-1, -1), done_bytes >= total_bytes
+        first, last = self._done == (-1, None), done_bytes >= total_bytes
         if (done_bytes, files) == self._done or not (first or last or now - self._shown_at >= _EVENT_SECONDS):
             return
         self._shown_at, self._done = now, (done_bytes, files)
@@ -79,7 +82,7 @@ class Meter:
         }
         tell(to_json(event))
 
-    def _draw(self, done_bytes: int, files: int, total_bytes: int) -> None:
+    def _draw(self, done_bytes: int, _files: int | None, total_bytes: int) -> None:
         now = self._elapsed()
         if self._bar is None:
             if now - self._began < _PATIENCE_SECONDS:
@@ -90,7 +93,7 @@ class Meter:
         self._shown_at = now
         assert self._bar is not None
         assert self._task is not None
-        self._bar.update(self._task, completed=done_bytes, total=total_bytes, files=f"{files:,} files")
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
 
     def _start(self, total_bytes: int) -> None:
         # A bar is worth its 50 ms of imports once the command has taken longer than that anyway.
@@ -114,4 +117,4 @@ class Meter:
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(self._verb, total=total_bytes, files="")
+        self._task = self._bar.add_task(self._verb, total=total_bytes)

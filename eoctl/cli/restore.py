@@ -37,8 +37,9 @@ def restore(
     """Restore a snapshot into a new directory.
 
     Every byte is checked, and the directory appears when all of it is there and right, not before: a damaged or
-    missing file is an error (exit 13) and leaves nothing. Only files that --link links are not read. The files of one subtask lie in DIR itself, those of several in
-    DIR/OPERATOR/SUBTASK. The answer tells the offsets at which the sources go on.
+    missing file is an error (exit 13) and leaves nothing. Only files that --link links are not read. The files of
+    one subtask lie in DIR itself, those of several in DIR/OPERATOR/SUBTASK. The answer tells the offsets at which
+    the sources go on.
 
     Example:
         eoctl restore orders@latest --to /var/lib/app/restored

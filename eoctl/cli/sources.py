@@ -42,7 +42,7 @@ def parse_source(text: str) -> SourceText:
     Raises: UsageError.
     """
     before, equals, after = text.partition("=")
-    if not equals or before.partition(":")[0] in KINDS and ":" in before:
+    if not equals or before.startswith(tuple(f"{kind}:" for kind in KINDS)):
         return SourceText("", 0, *_parse_place(text, text))
     operator, slash, index = before.rpartition("/")
     if not slash or not index.isdecimal():
@@ -71,8 +71,8 @@ def parts_of(texts: Sequence[str], max_parallelism: int, *, verify_capture: bool
     nameless = next((text for text, source in zip(texts, sources, strict=True) if not source.operator), None)
     if len(sources) > 1 and nameless is not None:
         raise UsageError(f"one of several sources has no operator: {nameless!r}", hint=f"OPERATOR={nameless}")
-    if verify_capture and all(source.kind != "rocksdb" for source in sources):
-        raise UsageError("--verify-capture is for rocksdb: sources", hint=_FORMS)
+    if verify_capture and all(source.kind == "dir" for source in sources):
+        raise UsageError("--verify-capture is for rocksdb: and sqlite: sources", hint=_FORMS)
     return tuple(
         Part(
             source=_source_of(source, verify_capture=verify_capture),
@@ -86,6 +86,9 @@ def parts_of(texts: Sequence[str], max_parallelism: int, *, verify_capture: bool
 
 def _source_of(source: SourceText, *, verify_capture: bool) -> StateSource:
     path = Path(source.path).expanduser()
+    # Looked for before the pipeline is opened, so that a misspelt path does not make or fence one.
+    if not (path.is_file() if source.kind == "sqlite" else path.is_dir()):
+        raise UsageError(f"no such {'file' if source.kind == 'sqlite' else 'directory'}: {path}", hint=_FORMS)
     match source.kind:
         case "rocksdb":
             from eoctl.engines.rocksdb import RocksdbSource  # noqa: PLC0415  (heavy, and optional)
@@ -94,7 +97,7 @@ def _source_of(source: SourceText, *, verify_capture: bool) -> StateSource:
         case "sqlite":
             from eoctl.engines.sqlite import SqliteSource  # noqa: PLC0415  (start-up)
 
-            return SqliteSource(path)
+            return SqliteSource(path, verify=verify_capture)
     from eoctl.engines.directory import DirectorySource  # noqa: PLC0415  (start-up)
 
     return DirectorySource(path)

@@ -9,10 +9,10 @@ import typer
 
 from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
-from eoctl.cli.output import Output, fields_of
+from eoctl.cli.output import RED, Output, fields_of
 from eoctl.cli.quantities import age, human_bytes, plural, second
 from eoctl.cli.settings import ChosenStore
-from eoctl.cli.table import Column, clean, fields
+from eoctl.cli.table import Column, fields
 
 if TYPE_CHECKING:
     from eoctl.services.values import PipelineStats, StoreInfo, StoreStats
@@ -103,15 +103,22 @@ def _info_lines(found: StoreInfo) -> list[str]:
         ("created", f"{second(found.created_at)} UTC"),
         ("pipelines", str(found.pipelines)),
     ]
-    return fields(pairs + [(name.replace("_", " "), value) for name, value in found.capabilities.items()])
+    return fields(pairs + [_capability(name, value) for name, value in found.capabilities.items()])
+
+
+def _capability(name: str, value: str) -> tuple[str, str]:
+    if name.endswith("_bytes") and value.isdecimal():
+        return name.removesuffix("_bytes"), human_bytes(int(value))
+    return name.replace("_", " "), value
 
 
 @app.command("stats")
 def stats(ctx: typer.Context) -> None:
     """Show what each pipeline stores, and what sharing saves.
 
-    LOGICAL is what all snapshots would take without sharing, STORED what lies in the store, ORPHAN what no snapshot
-    needs (gc removes it). SAVED is the part of LOGICAL that sharing and compression save.
+    LOGICAL is what all snapshots would take without sharing, STORED what lies in the store, ORPHAN the part of it that
+    no snapshot needs: uploads under way, or what gc will delete. SAVED is the part of LOGICAL that sharing and
+    compression save. MISSING counts blobs that are needed and not there.
 
     Example:
         eoctl store stats --json
@@ -129,8 +136,9 @@ def _stats_lines(found: StoreStats, out: Output) -> Iterator[str]:
     rows = found.pipelines
     if rows:
         yield from out.table(_stats_columns(rows))
-    else:
+    elif not found.damaged:
         yield "no pipelines yet"
+    yield from (out.paint(f"{name}: {reason}", RED) for name, reason in found.damaged.items())
     drill = found.last_good_drill_age_seconds
     yield f"last good restore drill: {'never' if drill is None else f'{age(drill)} ago'}"
     if found.unfinished_uploads:
@@ -144,8 +152,8 @@ def _stats_columns(rows: tuple[PipelineStats, ...]) -> list[Column]:
     def sizes(title: str, values: list[int]) -> Column:
         return Column(title=title, cells=[human_bytes(value) for value in values], right=True)
 
-    return [
-        Column(title="PIPELINE", cells=[clean(row.pipeline) for row in rows], least=_NAME_LEAST),
+    columns = [
+        Column(title="PIPELINE", cells=[row.pipeline for row in rows], least=_NAME_LEAST),
         Column(title="CHECKPOINTS", short_title="CHK", cells=[str(row.checkpoints) for row in rows], right=True),
         Column(title="SAVEPOINTS", short_title="SAV", cells=[str(row.savepoints) for row in rows], right=True),
         numbers("TRASH", [row.trash for row in rows]),
@@ -154,5 +162,13 @@ def _stats_columns(rows: tuple[PipelineStats, ...]) -> list[Column]:
         numbers("BLOBS", [row.stored_blobs for row in rows]),
         sizes("STORED", [row.stored_bytes for row in rows]),
         sizes("ORPHAN", [row.orphan_bytes for row in rows]),
-        Column(title="SAVED", cells=[f"{100 * row.saved_by_sharing:.1f}%" for row in rows], right=True),
+        Column(title="SAVED", cells=[_percent(row.saved_by_sharing) for row in rows], right=True),
     ]
+    if any(row.missing_blobs for row in rows):
+        columns.append(numbers("MISSING", [row.missing_blobs for row in rows]))
+    return columns
+
+
+def _percent(part: float) -> str:
+    text = f"{100 * part:.1f}%"
+    return text.removeprefix("-") if text == "-0.0%" else text

@@ -12,7 +12,6 @@ copied as it is, unless `verify` is asked for.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -29,6 +28,7 @@ from eoctl.engines.directory import capture_tree
 from eoctl.engines.source import Captured
 from formats.errors import AccessDeniedError, CorruptError, EoctlError, NoSpaceError, UnavailableError, UsageError
 from formats.manifest import Engine
+from storage.os_errors import told
 from storage.packing import Layout
 
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -36,8 +36,8 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _MAGIC = b"SQLite format 3\0"
 _STEP_PAGES = 4096  # between steps an interrupt gets through; the read transaction holds the state still
 _PRIMARY_CODE = 0xFF  # an extended result code holds the primary one in its low byte
+_LOCK_TRIES = 10
 _SCRATCH_PREFIX = ".eoctl-capture-"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,15 @@ class SqliteSource:
 
     def _take(self, path: Path, scratch: Path) -> Captured:
         _check_is_database(path)
-        root = scratch / "files"
-        root.mkdir()
+        copy = scratch / "files" / path.name
+        copy.parent.mkdir()
         try:
-            properties = self._copy(root / path.name)
+            properties = self._copy(copy)
+            if self.verify:
+                _check_pages(copy, path)
         except sqlite3.Error as error:
             raise _error_of(error, path) from error
-        found = capture_tree(root, Engine(kind="sqlite", version=sqlite3.sqlite_version, properties=properties))
+        found = capture_tree(copy.parent, Engine("sqlite", sqlite3.sqlite_version, properties))
         return replace(found, files=tuple(replace(file, layout=Layout.BLOCKS) for file in found.files))
 
     def _copy(self, target: Path) -> dict[str, str]:
@@ -78,8 +80,6 @@ class SqliteSource:
             copy.execute("PRAGMA synchronous = OFF")
             copy.execute("PRAGMA journal_mode = OFF")
             source.backup(copy, pages=_STEP_PAGES, progress=_give_up_if_locked)
-            if self.verify:
-                _check_pages(copy, self.path)
         return properties
 
 
@@ -92,7 +92,7 @@ def privately(path: Path, take: Callable[[Path, Path], Captured]) -> Iterator[Ca
     out as an error of ours.
     """
     with _private_directory(path) as scratch:
-        with _translated(path):
+        with told(path):
             captured = take(path, scratch)
         yield captured
 
@@ -111,19 +111,6 @@ def _private_directory(neighbour: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise AccessDeniedError(f"no permission to read {error.filename or path}") from error
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise _no_space(path) from error
-        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise UnavailableError(f"{path} cannot be captured: {what}") from error
 
 
 def _check_is_database(path: Path) -> None:
@@ -146,8 +133,10 @@ def _give_up_if_locked(status: int, _remaining: int, _total: int) -> None:
         raise error
 
 
-def _check_pages(copy: sqlite3.Connection, path: Path) -> None:
-    (answer,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+def _check_pages(copy: Path, path: Path) -> None:
+    # Immutable, so that no -wal or -shm file appears beside the copy.
+    with closing(sqlite3.connect(f"{copy.as_uri()}?immutable=1", uri=True)) as connection:
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if answer != "ok":
         raise _damaged(path, answer)
 
@@ -165,7 +154,7 @@ def _error_of(error: sqlite3.Error, path: Path) -> EoctlError:
             hint = f'let SQLite recover it: sqlite3 {path} "PRAGMA user_version"'
             return UnavailableError(f"{path} was left in the middle of a transaction: {error}", hint=hint)
         case sqlite3.SQLITE_FULL:
-            return _no_space(path)
+            return NoSpaceError(f"no space for a private copy of {path}", hint="free some beside it")
         case sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return AccessDeniedError(f"no permission to read {path}: {error}")
         case sqlite3.SQLITE_CANTOPEN:
@@ -180,19 +169,17 @@ def _damaged(path: Path, what: str) -> CorruptError:
     return CorruptError(f"{path} is damaged: {what}", hint=hint)
 
 
-def _no_space(path: Path) -> NoSpaceError:
-    return NoSpaceError(f"no space for a private copy of {path}", hint="free some beside it")
-
-
 def _locked_directory(place: Path) -> tuple[Path, int]:
-    """A new directory in `place` and a descriptor that locks it. A sweep that comes in between wins."""
-    while True:
+    """A new directory in `place` and a descriptor that locks it. Where a sweep comes in between, another one."""
+    for _ in range(_LOCK_TRIES):
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=place))
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             lock = os.open(scratch / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-            if _take(lock) and (scratch / "lock").exists():
+            if _locks(lock) and (scratch / "lock").exists():
                 return scratch, lock
             os.close(lock)
+        shutil.rmtree(scratch, ignore_errors=True)
+    raise OSError
 
 
 def _sweep(place: Path) -> None:
@@ -202,14 +189,14 @@ def _sweep(place: Path) -> None:
             if left.is_symlink() or left.stat().st_uid != os.getuid():
                 continue
             lock = os.open(left / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            if _take(lock):
+            if _locks(lock):
                 shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
 
 
-def _take(lock: int) -> bool:
+def _locks(descriptor: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         return False
     return True

@@ -59,12 +59,13 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Opened(Struct, frozen=True):
-    """A writer's attempt at a pipeline."""
+    """A writer's attempt at a pipeline. `keep` refreshes the pin that says so."""
 
     store: Store
     pipeline: PipelineId
     attempt: Attempt
     owner: TxId
+    keep: Callable[[], None] = lambda: None
 
 
 Progress = Callable[[Tally, int], None]  # so far, and how many bytes there are in all
@@ -78,6 +79,7 @@ def create_checkpoint(opened: Opened, request: Request, progress: Progress = lam
     _check_parts(request)
     elapsed = opened.store.ambient.elapsed
     began = elapsed()
+    opened.keep()
     with ExitStack() as stack:
         captured = [stack.enter_context(part.source.capture()) for part in request.parts]
         captured_at = elapsed()

@@ -65,7 +65,8 @@ def find_damage(
     head = store.head(pipeline).head
     survey = _Survey(store, head, Blobs(store.backend, pipeline, store.hash))
     survey.read(suspects)
-    return (*survey.manifest_damage(manifests), *survey.file_damage(), *survey.other_damage(suspects))
+    files = tuple(survey.file_damage())
+    return (*survey.manifest_damage(manifests), *files, *survey.other_damage(suspects))
 
 
 class _Fault(NamedTuple):
@@ -151,7 +152,7 @@ class _Survey:
             )
 
     def other_damage(self, suspects: Mapping[BlobKey, str]) -> Iterator[DamagedFile]:
-        """Suspects that hurt no file: damaged where nobody needs it, or right at the second look. After `file_damage`."""
+        """After `file_damage`: suspects that hurt no file, or were right at the second look."""
         for key, checked in self._checked.items():
             if key not in self._hurting:
                 reason = f"{checked.fault}; {NOBODY_HURT}" if checked.fault else f"{suspects[key]}; {FLAKY}"
@@ -206,7 +207,10 @@ class _Survey:
             return 0, _Fault(self._contents.misfits[covering], self._blob_name(found[0]))
         if packs.isdisjoint(self._checked):
             return 0, None
-        blocks = read_blocks(self._blobs, covering, packs)
+        try:
+            blocks = read_blocks(self._blobs, covering, packs)
+        except CorruptError as error:
+            return 0, _Fault(error.message, self._blob_name(found[0]))
         faults = [fault for block in block_contents(covering, blocks) if (fault := self._content_fault(block))]
         return len(faults), faults[0] if faults else None
 

@@ -178,9 +178,9 @@ class Explanation(Struct, frozen=True, kw_only=True):
 class DamagedFile(Struct, frozen=True, kw_only=True):
     """One damaged content, and all snapshots that it hurts.
 
-    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD` or `hook`; or the blob's name in the store
-    where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no file; "" for
-    HEAD. `blob`: the damaged value's name in the store.
+    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD`, `hook` or `restore`; or the blob's name in
+    the store where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no
+    file; "" for HEAD. `blob`: the damaged value's name in the store.
     """
 
     digest: str
@@ -267,7 +267,13 @@ class StoreInfo(Struct, frozen=True, kw_only=True):
 
 
 class PipelineStats(Struct, frozen=True, kw_only=True):
-    """`logical_bytes`: sum of the full sizes; `unique_bytes`: stored bytes that the roots name, each once."""
+    """What one pipeline references and stores, manifests included.
+
+    `logical_bytes`: sum of the full sizes of all snapshots, those in the trash or held too. `referenced_bytes`: stored
+    bytes that they name, each blob once; `saved_by_sharing`: the part of the logical bytes that this saves, by sharing
+    and by compression. Orphans are stored, and no snapshot names them: uploads under way, or what gc will delete.
+    `missing_blobs` are named and not stored: damage.
+    """
 
     pipeline: str
     checkpoints: int
@@ -282,17 +288,28 @@ class PipelineStats(Struct, frozen=True, kw_only=True):
     orphan_blobs: int
     orphan_bytes: int
     saved_by_sharing: float
+    missing_blobs: int = 0
+    last_good_drill_age_seconds: int | None = None
 
 
 class StoreStats(Struct, frozen=True, kw_only=True):
+    """`damaged`: pipeline -> why what it needs is not known; such a one is not among `pipelines`.
+
+    `last_good_drill_age_seconds`: of the newest drill of any pipeline that found nothing wrong.
+    """
+
     url: str
     pipelines: tuple[PipelineStats, ...]
     last_good_drill_age_seconds: int | None
     unfinished_uploads: int
+    damaged: dict[str, str] = {}
 
 
 class PipelineRow(Struct, frozen=True, kw_only=True):
-    """One pipeline, as its HEAD knows it."""
+    """One pipeline, as its HEAD knows it. `state`: active, destroyed; or why HEAD cannot be read, and then all is 0.
+
+    `newest`, `newest_at` and `full_bytes` are those of the newest live checkpoint.
+    """
 
     pipeline: str
     state: str

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from eoctl.services.checkpoint import Opened
 from formats.errors import ConflictError
-from formats.ids import PipelineId
-from storage.pins import Pin, PinRecord, read_pins, remove_pins
+from formats.ids import PipelineId, TxId
+from storage.head import raise_era, swap_head
+from storage.pins import SYNC_FAILED, Pin, PinRecord, read_pins, remove_pins
 from storage.session import open_writer
 from storage.store import Store
 
@@ -32,39 +34,56 @@ def writing(
             f"{pipeline} has a live writer: {other}", hint="wait for it, or fence it off with --take-over"
         )
     attempt, owner = open_writer(store, pipeline)
-    era = store.head(pipeline).head.era
+    _distrust_lost_writes(store, pipeline)
     pin = Pin(store.backend, pipeline, owner)
     record = PinRecord(
         format="eoctl.pin",
         version=1,
-        era=era,
+        era=store.head(pipeline).head.era,
         attempt=attempt,
         host=store.ambient.host,
         process=_process(os.getpid()) or "",
         note=note[:256],
     )
-    pin.refresh(record)
+    keep = partial(pin.refresh, record)
+    keep()
     try:
-        yield Opened(store, pipeline, attempt, owner)
+        yield Opened(store, pipeline, attempt, owner, keep)
     finally:
         pin.remove()
 
 
 def live_writer(store: Store, pipeline: PipelineId) -> str | None:
-    """Who uploads to the pipeline now, as far as fresh pins tell; pins of dead processes of this host are removed."""
+    """Who uploads to the pipeline now, as far as pins tell; pins of dead processes of this host are removed.
+
+    Of this host a process that lives counts, of another a pin that is fresh by the store's clock.
+    """
     dead = []
     live = None
     now = datetime.fromisoformat(store.ambient.now()).timestamp()
     for found, record in read_pins(store.backend, pipeline):
+        if record.note == SYNC_FAILED:
+            continue
         here = record.host == store.ambient.host
-        if here and record.process and _process(int(record.process.partition(".")[0])) != record.process:
+        number = record.process.partition(".")[0]
+        if here and number.isdecimal() and _process(int(number)) != record.process:
             dead.append(found.key)
-        elif now - found.modified_at < FRESH_SECONDS:
-            where = f"process {record.process.partition('.')[0]} of this host" if here else "another host"
+        elif here or now - found.modified_at < FRESH_SECONDS:
+            where = f"process {number} of this host" if here else "another host"
             live = f"attempt {record.attempt}, {record.note}, {where}"
     if dead:
         remove_pins(store.backend, dead)
     return live
+
+
+def _distrust_lost_writes(store: Store, pipeline: PipelineId) -> None:
+    """Where a session left word that the disk failed it, nothing uploaded before now counts as confirmed."""
+    notes = [found.key for found, record in read_pins(store.backend, pipeline) if record.note == SYNC_FAILED]
+    if notes:
+        edit = partial(raise_era, floor=True)
+        txid = TxId(store.ambient.new_id())
+        swap_head(store.backend, store.head(pipeline), edit, store.ambient, txid=txid, attempt=None)
+        remove_pins(store.backend, notes)
 
 
 def _process(pid: int) -> str | None:

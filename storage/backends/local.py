@@ -294,7 +294,7 @@ def _fsync(descriptor: int, path: str, *, unnamed: bool = False) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno in {errno.EROFS, errno.EINVAL}:  # a read-only place has nothing to lose
+        if error.errno == errno.EROFS:  # a read-only place has nothing to lose
             return
         if unnamed and error.errno in NO_SPACE:
             raise

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import BinaryIO, TypeVar
 
-from formats.errors import AccessDeniedError, OutcomeUnknownError, UnavailableError
+from formats.errors import AccessDeniedError, EoctlError, OutcomeUnknownError, UnavailableError
 from storage.backend import (
     Backend,
     Body,
@@ -93,10 +93,7 @@ class FaultyBackend:
         """Every late request arrives now, whatever becomes of it."""
         late, self._late = self._late, []
         for request in late:
-            try:
-                request()
-            except Exception:  # noqa: BLE001  (its sender is not listening any more)
-                continue
+            _unseen(request)
 
     def stat(self, key: Key) -> Found | None:
         return self._call("stat", key, lambda: self.inner.stat(key))
@@ -153,7 +150,7 @@ class FaultyBackend:
             case Fault.LOST:
                 raise OutcomeUnknownError(f"lost by the test: {what}")
             case Fault.REPLY_LOST:
-                _drop(effect())
+                _unseen(effect)
                 after()
                 raise OutcomeUnknownError(f"its reply was lost by the test: {what}")
             case Fault.LATE:
@@ -161,13 +158,13 @@ class FaultyBackend:
                 raise OutcomeUnknownError(f"delayed by the test: {what}")
             case Fault.TWICE:
                 again = self._repeatable(call, effect, body)
-                _drop(again())
+                _unseen(again)
                 return again()
             case Fault.CRASH_BEFORE:
                 self._dead = True
                 raise Crash
             case Fault.CRASH_AFTER:
-                _drop(effect())
+                _unseen(effect)
                 after()
                 self._dead = True
                 raise Crash
@@ -181,8 +178,12 @@ class FaultyBackend:
         return lambda: self.inner.create(Key(call.key), data)  # type: ignore[return-value]  # a create's effect is a bool
 
 
-def _drop(result: object) -> None:
-    """Nobody will see the result; a reader among them is closed."""
+def _unseen(effect: Callable[[], object]) -> None:
+    """It happens, or is refused, and nobody sees the answer; a reader is closed."""
+    try:
+        result = effect()
+    except EoctlError:
+        return
     if isinstance(result, io.IOBase):
         result.close()
 

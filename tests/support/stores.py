@@ -147,3 +147,28 @@ def manifest_name(store: Store, address: str) -> Key:
 def labels(store: Store, pipeline: str) -> list[str]:
     """Of every root."""
     return [root.label for root in roots(store.head(PipelineId(pipeline)).head)]
+
+
+def three_checkpoints(store: Store, pipeline: str = "orders") -> None:
+    """Checkpoints 1 to 3 whose files lie in every kind of place, some shared and some not."""
+    big = noise(2 * MIB + MIB // 2, 1)
+    first = {
+        "CURRENT": b"MANIFEST-1\n",
+        "a.sst": noise(MIB + 10, 2),
+        "b.sst": text(2 * MIB, 3),
+        "small/1.sst": noise(9000, 4),
+        "small/2.sst": text(30_000, 5),
+        "small/3.sst": noise(7000, 6),
+        "big.db": big,
+    }
+    second = first | {
+        "CURRENT": b"MANIFEST-2\n",
+        "c.sst": noise(MIB + 20, 7),
+        "small/1.sst": noise(9100, 8),
+        "big.db": big[: 5 * 65536] + noise(65536, 9) + big[6 * 65536 :],
+    }
+    del second["b.sst"], second["small/3.sst"]
+    third = second | {"CURRENT": b"MANIFEST-3\n", "d.sst": text(MIB + 30, 10), "small/2.sst": noise(5000, 11)}
+    del third["a.sst"]
+    for files in (first, second, third):
+        checkpoint(store, pipeline, files)
