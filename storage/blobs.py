@@ -185,7 +185,8 @@ class Blobs(Struct, frozen=True):
         import zstandard  # noqa: PLC0415  (start-up)
 
         try:
-            if zstandard.frame_content_size(data) == size:
+            # A frame that declares another size is not ours; one that declares none is bounded by `size`.
+            if size > 0 and zstandard.frame_content_size(data) in {size, -1}:
                 return unpacker.decompress(data, max_output_size=size)
         except zstandard.ZstdError:
             pass

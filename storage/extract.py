@@ -88,7 +88,7 @@ class Extraction(Struct, frozen=True, kw_only=True):
                 folder, _, name = file.name.rpartition("/")
                 descriptor = os.open(name, _NEW, 0o666, dir_fd=folders.open(folder))
                 try:
-                    write_all(descriptor, data)
+                    _write_sparse(descriptor, _pieces(data))
                 finally:
                     os.close(descriptor)
         self._count(files)
@@ -160,6 +160,12 @@ class _Folders:
             os.close(descriptor)
 
 
+def _pieces(data: bytes | memoryview) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield view[start : start + CHUNK_BYTES]
+
+
 def _packs(files: Sequence[StateFile]) -> dict[str, list[StateFile]]:
     """The files that lie in packs, by pack, in the order in which they lie there."""
     packs: dict[str, list[tuple[int, str, StateFile]]] = {}
@@ -169,7 +175,7 @@ def _packs(files: Sequence[StateFile]) -> dict[str, list[StateFile]]:
     return {pack: [file for _, _, file in sorted(members)] for pack, members in packs.items()}
 
 
-def _write_sparse(descriptor: int, parts: Iterator[bytes]) -> None:
+def _write_sparse(descriptor: int, parts: Iterator[bytes | memoryview]) -> None:
     """Every part is in the file; long runs of zeros are holes."""
     size = 0
     hole = False

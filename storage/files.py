@@ -19,6 +19,8 @@ from storage.packing import PROBE_BYTES, SourceFile, is_compressed, pays
 if TYPE_CHECKING:
     import zstandard
 
+_zeros = memoryview(bytes(CHUNK_BYTES))
+
 FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
 
 
@@ -69,16 +71,29 @@ def read_all(descriptor: int, file: SourceFile) -> bytes:
 
 
 def read_chunks(descriptor: int) -> Iterator[memoryview]:
-    """The file in pieces of 1 MiB; each is valid until the next is asked for."""
-    buffer = bytearray(CHUNK_BYTES)
-    view = memoryview(buffer)
-    while True:
+    """The file in pieces of 1 MiB; each is valid until the next is asked for. Holes are not read."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    size = os.fstat(descriptor).st_size
+    data_at = 0
+    for start in range(0, size, CHUNK_BYTES):
+        if data_at <= start:
+            data_at = _next_data(descriptor, start, size)
+        length = min(CHUNK_BYTES, size - start)
+        if data_at >= start + length:
+            yield _zeros[:length]
+            continue
         filled = 0
-        while filled < CHUNK_BYTES and (count := os.readv(descriptor, [view[filled:]])):
+        while filled < length and (count := os.preadv(descriptor, [buffer[filled:length]], start + filled)):
             filled += count
-        if filled == 0:
-            return
-        yield view[:filled]
+        yield buffer[:filled]
+
+
+def _next_data(descriptor: int, start: int, size: int) -> int:
+    """Where the next bytes that are not a hole begin; `start` where the file system cannot tell."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        return size if error.errno == errno.ENXIO else start
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> int:

@@ -27,7 +27,7 @@ from storage.blobs import digest_of
 from storage.blocks import BlockFile, BlockWriter
 from storage.files import changed, compressor, opened, probe, read_all, read_chunks, share, write_all
 from storage.os_errors import told
-from storage.packing import SMALL_BYTES, Layout, SourceFile, goes_inline
+from storage.packing import PACK_BYTES, SMALL_BYTES, Layout, SourceFile, goes_inline
 from storage.packs import Packer, Pending, shrunk
 from storage.session import Session
 from storage.transfer import each
@@ -88,11 +88,7 @@ class Ingest(Struct, frozen=True, kw_only=True):
         try:
             self._small(root, small, outgrown, role, packer, found)
             whole = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.WHOLE]
-            for stored, stored_bytes in each(whole, lambda file: self._whole(root, file, role)):
-                found[stored.name] = stored
-                self.tally.stored_bytes += stored_bytes
-                self.tally.added_bytes += stored.bytes if stored.first_stored_in == self.checkpoint else 0
-                self._count([stored], read=True)
+            self._immutable(root, whole, role, packer, found)
             mutable = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.BLOCKS]
             self._mutable(root, mutable, role, previous, packer, found)
         finally:
@@ -167,8 +163,25 @@ class Ingest(Struct, frozen=True, kw_only=True):
             read.append((file, data, self.session.store.hash.digest(data), shrunk(data, packer)))
         return read
 
-    def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int]:
-        """An immutable file in a blob of its own, and the bytes stored for it. Runs in several threads."""
+    def _immutable(
+        self, root: Path, files: Sequence[SourceFile], role: Role, packer: Packer, found: dict[str, StateFile]
+    ) -> None:
+        """Large files that never change: each a blob, or where it shrinks to less than 1 MiB a slice of a pack."""
+        packed: list[tuple[StateFile, Pending]] = []
+        for stored, stored_bytes, shrunk_data in each(files, lambda file: self._whole(root, file, role)):
+            found[stored.name] = stored
+            if shrunk_data is not None:
+                packed.append((stored, packer.add_stored(shrunk_data, compressed=True)))
+            self.tally.stored_bytes += stored_bytes
+            self.tally.added_bytes += stored.bytes if stored.first_stored_in == self.checkpoint else 0
+            self._count([stored], read=True)
+        packer.close()
+        for stored, pending in packed:
+            found[stored.name] = msgspec.structs.replace(stored, place=pending.place)
+            self.session.remember(found[stored.name])
+
+    def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int, bytes | None]:
+        """The file in a blob of its own and what that took, or its compressed bytes. Runs in several threads."""
         scratch = self.session.scratch()
         try:
             with opened(root, file) as descriptor:
@@ -182,14 +195,16 @@ class Ingest(Struct, frozen=True, kw_only=True):
                     digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, shrink=shrink)
             known = self._known(file, digest, role)
             if known is not None:
-                return known, 0
+                return known, 0, None
+            if stored_bytes < SMALL_BYTES and file.bytes <= PACK_BYTES:
+                return self._state_file(file, digest, Inline(b""), role), 0, scratch.read_bytes()
             key = self.session.upload(stored_digest, stored_bytes, LocalFile(scratch))
         finally:
             scratch.unlink(missing_ok=True)
         place = Whole(key.era, "zstd", stored_digest, stored_bytes) if shrink else Whole(key.era)
         stored = self._state_file(file, digest, place, role)
         self.session.remember(stored)
-        return stored, stored_bytes
+        return stored, stored_bytes, None
 
     def _share(self, root: Path, file: SourceFile, descriptor: int, scratch: Path) -> bool:
         """`scratch` shares the bytes of the opened file. False where they have to be copied."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-THREADS = 4
+THREADS = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

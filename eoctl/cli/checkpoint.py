@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from eoctl.cli import exit_codes
-from eoctl.cli.completion import complete_snapshots
+from eoctl.cli.completion import complete_pipelines, complete_snapshots
 from eoctl.cli.invocation import invocation_of
 from eoctl.cli.output import fields_of
 from eoctl.cli.parameters import Pipeline, Snapshot
@@ -30,7 +30,13 @@ def list_snapshots(
     *,
     pipeline: Annotated[
         str | None,
-        typer.Option("-p", "--pipeline", metavar="PIPELINE", help="Only this pipeline. Else all of them."),
+        typer.Option(
+            "-p",
+            "--pipeline",
+            metavar="PIPELINE",
+            help="Only this pipeline. Else all of them.",
+            autocompletion=complete_pipelines,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the newest N of each pipeline.")] = None,
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from eoctl.cli.output import GREEN, RED, YELLOW, Output
 from eoctl.cli.quantities import human_bytes, human_seconds, plural
-from eoctl.cli.table import Column, fields
+from eoctl.cli.table import Column
 from eoctl.services.values import BlobUse, DamagedFile, Difference, Explanation, FileRow, Verification
 
 _MAX_BLOBS, _MAX_SNAPSHOTS = 20, 3
@@ -64,7 +64,7 @@ def explanation_lines(explanation: Explanation, out: Output) -> Iterator[str]:
     nobody = "no other snapshot" if explanation.kind == "snapshot" else "no snapshot"
     freed = f"{human_bytes(explanation.frees_bytes)} in {plural(explanation.frees_blobs, 'blob')}"
     yield out.heading(f"{explanation.subject}  {explanation.kind}")
-    yield from fields(
+    yield from out.fields(
         [
             ("stored", human_bytes(explanation.stored_bytes)),
             ("shared", f"{human_bytes(explanation.shared_bytes)} of it with other snapshots"),
@@ -75,7 +75,7 @@ def explanation_lines(explanation: Explanation, out: Output) -> Iterator[str]:
     if explanation.shares_with:
         yield ""
         yield out.heading("SHARES WITH")
-        yield from fields((address, human_bytes(count)) for address, count in explanation.shares_with.items())
+        yield from out.fields((address, human_bytes(count)) for address, count in explanation.shares_with.items())
     if explanation.kept_because:
         yield ""
         yield out.heading("KEPT BECAUSE")

@@ -8,7 +8,7 @@ from typing import Any
 
 from eoctl.cli.output import Output, fields_of
 from eoctl.cli.quantities import age, human_bytes, human_seconds, percent, plural, second, timestamp
-from eoctl.cli.table import Column, clean, cut_middle, fields
+from eoctl.cli.table import Column, clean, cut_middle
 from eoctl.services.values import Inspection, Metrics, OperatorRow
 
 _UID_LEAST, _ID_LEAST, _NAME_LEAST = 12, 9, 16
@@ -40,12 +40,12 @@ def lines_of(inspection: Inspection, parts: Parts, out: Output, now: float) -> I
     row = inspection.snapshot
     yield out.heading(f"{row.address}  {row.kind}, {row.status}")
     sections: dict[str, Callable[[], Iterable[str]]] = {
-        "": lambda: _header(inspection, now) if parts.overview else [],
+        "": lambda: _header(inspection, out, now) if parts.overview else [],
         "operators": lambda: _operators(inspection.operators, out),
         "states": lambda: _states(inspection.operators, out),
         "files": lambda: _file_names(inspection) if not parts.overview else _file_counts(inspection, out),
         "references": lambda: _references(inspection),
-        "offsets": lambda: _offsets(inspection),
+        "offsets": lambda: _offsets(inspection, out),
         "transactions": lambda: _transactions(inspection, out, counts=parts.overview),
     }
     titles = {"offsets": "sources", "transactions": "sinks", "references": "files by first checkpoint"}
@@ -62,7 +62,7 @@ def lines_of(inspection: Inspection, parts: Parts, out: Output, now: float) -> I
             yield from body
 
 
-def _header(inspection: Inspection, now: float) -> list[str]:
+def _header(inspection: Inspection, out: Output, now: float) -> list[str]:
     row, metrics = inspection.snapshot, inspection.metrics
     added = human_bytes(row.added_bytes)
     created_age = age(now - timestamp(row.created_at))
@@ -78,7 +78,7 @@ def _header(inspection: Inspection, now: float) -> list[str]:
         pairs.append(("in flight", human_bytes(metrics.in_flight_bytes)))
     if inspection.metadata_version is not None:
         pairs.append(("metadata", f"version {inspection.metadata_version}"))
-    return fields(pairs)
+    return out.fields(pairs)
 
 
 def _took(metrics: Metrics) -> str:
@@ -170,8 +170,8 @@ def _references(inspection: Inspection) -> Iterator[str]:
         yield from (f"  {clean(name)}" for name in names)
 
 
-def _offsets(inspection: Inspection) -> list[str]:
-    return fields(
+def _offsets(inspection: Inspection, out: Output) -> list[str]:
+    return out.fields(
         (f"{clean(source.uid)} {clean(partition)}", str(position))
         for source in inspection.sources
         for partition, position in source.offsets.items()
@@ -180,7 +180,7 @@ def _offsets(inspection: Inspection) -> list[str]:
 
 def _transactions(inspection: Inspection, out: Output, *, counts: bool) -> list[str]:
     if counts:
-        return fields((clean(sink.uid), plural(len(sink.transactions), "transaction")) for sink in inspection.sinks)
+        return out.fields((clean(sink.uid), plural(len(sink.transactions), "transaction")) for sink in inspection.sinks)
     rows = [(sink.uid, transaction) for sink in inspection.sinks for transaction in sink.transactions]
     if not rows:
         return []

@@ -69,6 +69,9 @@ class Output:
     def table(self, columns: Sequence[table.Column]) -> list[str]:
         return table.render(columns, width=self.width, style=self.colour, ellipsis=self.ellipsis)
 
+    def fields(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
+        return table.fields(pairs, self.width)
+
     def wrapped(self, text: str) -> list[str]:
         """The lines of a long sentence on a terminal; one line elsewhere."""
         text = table.clean(text)

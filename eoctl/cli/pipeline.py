@@ -11,7 +11,7 @@ from eoctl.cli.completion import complete_pipelines
 from eoctl.cli.invocation import invocation_of
 from eoctl.cli.output import Output, fields_of
 from eoctl.cli.quantities import age, human_bytes, minute, second, timestamp
-from eoctl.cli.table import Column, fields
+from eoctl.cli.table import Column
 
 if TYPE_CHECKING:
     from eoctl.services.values import PipelineDetail, PipelineRow
@@ -112,7 +112,7 @@ def _lines(detail: PipelineDetail, out: Output, now: float) -> Iterator[str]:
 
     row = detail.row
     yield out.heading(f"{row.pipeline}  {row.state}")
-    yield from fields(
+    yield from out.fields(
         [
             ("checkpoints", f"{row.checkpoints}, last id {detail.last_id}"),
             ("savepoints", str(row.savepoints)),

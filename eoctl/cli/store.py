@@ -12,7 +12,7 @@ from eoctl.cli.invocation import invocation_of
 from eoctl.cli.output import RED, Output, fields_of
 from eoctl.cli.quantities import age, human_bytes, plural, second
 from eoctl.cli.settings import ChosenStore
-from eoctl.cli.table import Column, fields
+from eoctl.cli.table import Column
 
 if TYPE_CHECKING:
     from eoctl.services.values import PipelineStats, StoreInfo, StoreStats
@@ -91,10 +91,12 @@ def info(ctx: typer.Context) -> None:
 
     invocation = invocation_of(ctx)
     found = store_info(invocation.open_store())
-    invocation.out.answer("store.info", fields_of(found), lambda: _info_lines(found), brief=lambda: [found.url])
+    invocation.out.answer(
+        "store.info", fields_of(found), lambda: _info_lines(found, invocation.out), brief=lambda: [found.url]
+    )
 
 
-def _info_lines(found: StoreInfo) -> list[str]:
+def _info_lines(found: StoreInfo, out: Output) -> list[str]:
     pairs = [
         ("store", found.url),
         ("id", found.id),
@@ -103,7 +105,7 @@ def _info_lines(found: StoreInfo) -> list[str]:
         ("created", f"{second(found.created_at)} UTC"),
         ("pipelines", str(found.pipelines)),
     ]
-    return fields(pairs + [_capability(name, value) for name, value in found.capabilities.items()])
+    return out.fields(pairs + [_capability(name, value) for name, value in found.capabilities.items()])
 
 
 def _capability(name: str, value: str) -> tuple[str, str]:

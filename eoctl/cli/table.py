@@ -1,12 +1,14 @@
 """Tables for people: columns that fit the terminal, or, where nobody looks at a width, columns as wide as they are.
 
 To fit, in this order: columns that may go, short titles, short forms of cells, one space between columns instead
-of two, and last the middle of long names. A number is never cut. (rich renders tables too, but costs 35 ms at every start.)
+of two, and last the middle of long names. A number is never cut. (rich renders tables too, but costs 35 ms at
+every start.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -111,11 +113,23 @@ def _cut(shown: list[_Shown], room: int, ellipsis: str) -> None:
             part.cut(widths[id(part)], ellipsis)
 
 
-def fields(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """`name  value` lines with the values below each other."""
+def fields(pairs: Iterable[tuple[str, str]], width: int | None = None) -> list[str]:
+    """`name  value` lines with the values below each other, wrapped where they do not fit."""
     known = [(name, clean(value)) for name, value in pairs]
-    width = max((len(name) for name, _ in known), default=0)
-    return [f"{name.ljust(width)}  {value}".rstrip() for name, value in known]
+    indent = max((len(name) for name, _ in known), default=0) + 2
+    lines = []
+    for name, value in known:
+        wrapped = [value] if width is None else _wrap(value, max(width - indent, _LEAST))
+        lines += [f"{label:<{indent}}{line}".rstrip() for label, line in zip_longest([name], wrapped, fillvalue="")]
+    return lines
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    if len(text) <= width:
+        return [text]
+    import textwrap  # noqa: PLC0415  (start-up)
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def cut_middle(text: str, width: int, ellipsis: str = "…") -> str:

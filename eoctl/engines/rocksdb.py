@@ -58,8 +58,8 @@ TRIES = 50
 _WAIT_SECONDS = tuple(min(0.001 * 2**i, 0.25) for i in range(TRIES))
 _TABLE = re.compile(r"([0-9]+)\.(?:sst|ldb|blob)\Z")
 _WAL = re.compile(r"([0-9]+)\.log\Z")
+_RESTORE = "if the writer cannot open the database either, restore its newest snapshot"
 _USE_CHECKPOINT = "capture it inside the writer, by RocksdbCheckpoint"
-
 # Fields of a MANIFEST record by tag: n is a number, s a string, t and b are (tag, string) pairs up to tag 1 or 0.
 _SHAPE_LIST = """1:s 2:n 3:n 4:n 5:ns 6:nn 7:nnnss 9:n 10:n 100:nnnssnn 102:nnnnssnn 103:nnnssnnt
     200:n 201:s 202: 203:n 300:n 400:nnnssb 401:nnnb 8193:s"""
@@ -94,8 +94,7 @@ class RocksdbSource:
             except FileNotFoundError as error:
                 reason = f"{Path(str(error.filename)).name} was removed"
             if not reason:
-                how = "links" if attempt.links else "copy"
-                captured = _describe(attempt.files, captured=how, tries=str(tries))
+                captured = _describe(attempt.files, captured=attempt.how, tries=str(tries))
                 return _verified(captured, database, scratch / "verified") if self.verify else captured
             self.wait(seconds)
         hint = f"lower the write rate, flush less often, or {_USE_CHECKPOINT}"
@@ -115,6 +114,7 @@ class RocksdbCheckpoint:
         from rocksdict import Checkpoint  # noqa: PLC0415  # an extra
 
         try:
+            self.database.flush_wal()  # refused by a handle that is not for writing, whose checkpoint would be torn
             Checkpoint(self.database).create_checkpoint(str(scratch / "files"))
         except Exception as error:
             raise UnavailableError(f"no checkpoint of {database}: {error}") from error
@@ -125,14 +125,14 @@ class _Attempt:
     """Tries to capture. Tables once held stay held, so that a later try has less to do."""
 
     def __init__(self, database: Path, scratch: Path, step: Callable[[str], None]) -> None:
-        self.files, self.links = scratch / "files", True
+        self.files, self.how = scratch / "files", "links"
         self._database, self._rest, self._step = database, scratch / "rest", step
         self._held: dict[str, str] = {}
         self.files.mkdir()
         try:
             os.link(database / "CURRENT", scratch / "probe")
         except OSError:  # another file system, or links are not allowed
-            self.links = False
+            self.how = "copy"
 
     def run(self) -> str:
         """Why this try failed; empty if `files` holds the state."""
@@ -177,7 +177,7 @@ class _Attempt:
             for entry in listing:
                 if _TABLE.match(entry.name):
                     # A link follows what happens to its file; a copy is good while the file looks the same.
-                    status = None if self.links else entry.stat(follow_symlinks=False)
+                    status = None if self.how == "links" else entry.stat(follow_symlinks=False)
                     found[entry.name] = f"{stamp_of(status)}.{status.st_size}" if status else f"{entry.inode()}"
         self._step("listed")
         for name in [name for name in self._held if self._held[name] != found.get(name)]:
@@ -191,23 +191,24 @@ class _Attempt:
     def _hold(self, name: str, into: Path) -> None:
         if (self._database / name).is_symlink():
             self._refuse("symbolic links", f"{name} is one")
-        take = os.link if self.links else shutil.copyfile
+        take = os.link if self.how == "links" else shutil.copyfile
         take(self._database / name, into / name)
 
     def _keep_live(self, look: _Look, version: _Version, options: str) -> None:
         """What MANIFEST names is held, and no table else: not those being written or no longer needed."""
-        # OPTIONS cannot tell where files are: it lacks db_paths, and where it was copied from has the old wal_dir.
-        # But a log is in use that is no older than MANIFEST says, save where none was opened: there is no LOCK.
-        newest = max([0, *(_number(name) for name in look.lengths if _WAL.match(name))])
-        if newest < version.newest_log and (self._database / "LOCK").exists():
-            self._refuse(f"wal_dir={_setting(options, 'wal_dir')}", "its logs are elsewhere")
+        # A log is in use that is no older than MANIFEST says, save where none was opened: there is no LOCK. OPTIONS
+        # alone cannot tell: that of a copy names the place of the original, a database too. Nor has it db_paths.
+        wals, newest = Path(_setting(options, "wal_dir")), max([_number(name) for name in look.lengths][1:], default=0)
+        apart = wals.is_absolute() and any(wals.glob("*.log")) and not (wals / "CURRENT").exists()
+        if apart or (newest < version.newest_log and (self._database / "LOCK").exists()):
+            self._refuse(f"wal_dir={wals}", "its logs are elsewhere")
         sizes = {_number(name): (self.files / name).stat().st_size for name in self._held}
         for number, size in sorted(version.tables.items()):
             if number not in sizes:
                 self._refuse("db_paths or cf_paths", f"table {number} is elsewhere, or lost")
             if sizes[number] != size:
                 message = f"table {number} in {self._database} has {sizes[number]} bytes (MANIFEST: {size})"
-                raise CorruptError(message, hint="restore the newest snapshot of this database")
+                raise CorruptError(message, hint=_RESTORE)
         for name in [name for name in self._held if _number(name) not in version.tables.keys() | version.blobs]:
             del self._held[name]
             (self.files / name).unlink()
@@ -390,8 +391,7 @@ def _verified(captured: Captured, database: Path, directory: Path) -> Captured:
                     seek()
                     keys.status()
     except Exception as error:
-        hint = "if opening the database itself says the same, restore its newest snapshot"
-        raise CorruptError(f"what was captured of {database} does not open: {error}", hint=hint) from error
+        raise CorruptError(f"what was captured of {database} does not open: {error}", hint=_RESTORE) from error
     return captured
 
 

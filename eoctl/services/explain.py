@@ -195,8 +195,7 @@ def _pick(resolved: Resolved, manifest: Manifest, wanted: str) -> tuple[str, Sta
     if not picked and _digest_prefix.match(wanted):
         picked = [(name, file) for name, file in files if file.digest.startswith(wanted)]
     if not picked:
-        spellings = list(dict.fromkeys(text for name, file in files for text in (file.name, name)))
-        near = difflib.get_close_matches(wanted, spellings[:MAX_COMPARED_NAMES], n=3)
+        near = _nearest(wanted, [file.name for _, file in files]) or _nearest(wanted, [name for name, _ in files])
         hint = f"did you mean {' or '.join(near)}?" if near else f"eoctl checkpoint files {resolved.address}"
         raise UsageError(f"{resolved.address} has no file {wanted!r}", hint=hint, candidates=near)
     if len({file.digest for _, file in picked}) > 1:
@@ -205,9 +204,13 @@ def _pick(resolved: Resolved, manifest: Manifest, wanted: str) -> tuple[str, Sta
         raise UsageError(
             f"{wanted!r} names {len(names)} files of {resolved.address}",
             hint=f"say which: {', '.join(names[:MAX_CANDIDATES])}{more}",
-            candidates=[name for name, _ in picked],
+            candidates=[name for name, _ in picked[:MAX_CANDIDATES]],
         )
     return picked[0]
+
+
+def _nearest(wanted: str, names: list[str]) -> list[str]:
+    return difflib.get_close_matches(wanted, list(dict.fromkeys(names))[:MAX_COMPARED_NAMES], n=3)
 
 
 def _key_name(pipeline: PipelineId, stored: Stored) -> str:

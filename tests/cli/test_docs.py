@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import Any
 
 import pytest
 import zstandard
+from msgspec import Struct
+from msgspec.structs import fields
 
 import eoctl
 from eoctl.cli.app import load_command
@@ -33,10 +36,29 @@ from eoctl.cli.exit_codes import EXIT_CODES
 from formats.blocktable import decode_table
 from formats.canonical import decode
 from formats.errors import EoctlError
-from formats.head import decode_head
+from formats.head import Head, HeadEntry, Hold, Trashed, Writer, decode_head
 from formats.ids import HashAlgorithm
-from formats.manifest import MAX_MANIFEST_BYTES, Manifest, check_manifest
-from formats.report import decode_report
+from formats.manifest import (
+    MAX_MANIFEST_BYTES,
+    Blocks,
+    Engine,
+    Inline,
+    Manifest,
+    Metrics,
+    OperatorState,
+    PackRef,
+    SinkState,
+    Slice,
+    SourceOffsets,
+    StateFile,
+    StateInfo,
+    SubtaskState,
+    Table,
+    Transaction,
+    Whole,
+    check_manifest,
+)
+from formats.report import Damage, Report, decode_report
 from storage.pins import PinRecord
 from storage.store import StoreRecord
 
@@ -212,9 +234,16 @@ def run_page(page: str, home: Path, *, rocksdb: bool) -> None:
         session.run(block, document_follows=after is not None and after.language == "json")
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """The pages, each run by itself, all at the same time: they wait for the disk more than they work."""
+    with ThreadPoolExecutor() as pool:
+        yield {page: pool.submit(run_page, page, tmp_path_factory.mktemp("page"), rocksdb=False) for page in RUN_PAGES}
+
+
 @pytest.mark.parametrize("page", RUN_PAGES)
-def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
-    run_page(page, tmp_path, rocksdb=False)
+def test_the_examples_of_a_page_run(page: str, runs: dict[str, Future[None]]) -> None:
+    runs[page].result()
 
 
 @pytest.mark.rocksdb
@@ -331,7 +360,9 @@ def table_below(page: str, heading: str) -> list[list[str]]:
 
 
 def test_the_table_of_exit_codes_is_that_of_the_program() -> None:
-    shown = [(int(code), kinds, means, do) for code, kinds, means, do in table_below("docs/scripting.md", "## Exit codes")]
+    shown = [
+        (int(code), kinds, means, do) for code, kinds, means, do in table_below("docs/scripting.md", "## Exit codes")
+    ]
     assert shown == [
         (entry.code, ", ".join(f"`{kind}`" for kind in entry.kinds), entry.meaning, entry.then) for entry in EXIT_CODES
     ]
@@ -353,6 +384,11 @@ def errors_below(error: type[EoctlError]) -> Iterator[type[EoctlError]]:
 
 # The formats.
 
+MANIFEST_RECORDS = (
+    *(Manifest, Engine, OperatorState, StateInfo, SubtaskState, StateFile, PackRef),
+    *(Inline, Whole, Slice, Blocks, Table, SourceOffsets, SinkState, Transaction, Metrics),
+)
+
 
 def canonical(block: Block) -> bytes:
     return json.dumps(json.loads(block.text), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -361,6 +397,21 @@ def canonical(block: Block) -> bytes:
 def dumped(page: str) -> bytes:
     (block,) = blocks_in(page, "hexdump")
     return bytes.fromhex("".join(line[10:57] for line in block.text.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("page", "records"),
+    [
+        ("store", (StoreRecord,)),
+        ("head", (Head, HeadEntry, Trashed, Hold, Writer)),
+        ("pin", (PinRecord,)),
+        ("report", (Report, Damage)),
+        ("manifest", MANIFEST_RECORDS),
+    ],
+)
+def test_every_field_of_a_stored_record_is_on_its_page(page: str, records: tuple[type[Struct], ...]) -> None:
+    named = set(spans_of(ROOT / f"docs/formats/{page}.md"))
+    assert {field.encode_name for record in records for field in fields(record)} - named == set()
 
 
 def test_the_example_of_store_json_can_be_read() -> None:

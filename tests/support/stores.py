@@ -98,9 +98,15 @@ def noise(size: int, seed: int = 0) -> bytes:
 def text(size: int, seed: int = 0) -> bytes:
     """Bytes that compress well."""
     chosen = random.Random(seed)
-    words = [chosen.randbytes(8).hex() for _ in range(64)]
-    lines = b"".join(f"{chosen.choice(words)} {index}\n".encode() for index in range(size // 18 + 1))
-    return lines[:size]
+    words = [chosen.randbytes(8).hex().encode() for _ in range(64)]
+    return b" ".join(chosen.choices(words, k=size // 17 + 1))[:size]
+
+
+def mixed(size: int, seed: int = 0) -> bytes:
+    """Bytes of which about half compress: large ones stay blobs of their own."""
+    piece = 64 << 10
+    parts = [(noise if number % 2 else text)(piece, seed + number) for number in range(size // piece + 1)]
+    return b"".join(parts)[:size]
 
 
 def value_of(backend: Backend, key: Key) -> bytes:
@@ -155,7 +161,7 @@ def three_checkpoints(store: Store, pipeline: str = "orders") -> None:
     first = {
         "CURRENT": b"MANIFEST-1\n",
         "a.sst": noise(MIB + 10, 2),
-        "b.sst": text(2 * MIB, 3),
+        "b.sst": mixed(3 * MIB, 3),
         "small/1.sst": noise(9000, 4),
         "small/2.sst": text(30_000, 5),
         "small/3.sst": noise(7000, 6),
@@ -168,7 +174,7 @@ def three_checkpoints(store: Store, pipeline: str = "orders") -> None:
         "big.db": big[: 5 * 65536] + noise(65536, 9) + big[6 * 65536 :],
     }
     del second["b.sst"], second["small/3.sst"]
-    third = second | {"CURRENT": b"MANIFEST-3\n", "d.sst": text(MIB + 30, 10), "small/2.sst": noise(5000, 11)}
+    third = second | {"CURRENT": b"MANIFEST-3\n", "d.sst": mixed(2 * MIB + MIB // 2, 10), "small/2.sst": noise(5000, 11)}
     del third["a.sst"]
     for files in (first, second, third):
         checkpoint(store, pipeline, files)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 MIB = 1 << 20
-FILES = 200
+FILES = 100
 
 CREATE = """
 import json, sys

@@ -550,15 +550,15 @@ def test_a_file_that_changes_while_it_is_read_stops_the_checkpoint(
     store: Store, tree: Path, size, name, monkeypatch
 ) -> None:
     write_tree(tree, {name: noise(size)})
-    real = os.readv
+    real = os.preadv
     changes = iter([lambda: append(tree / name)])
 
-    def readv(descriptor: int, buffers: list[memoryview]) -> int:
-        count = real(descriptor, buffers)
+    def preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        count = real(descriptor, buffers, offset)
         next(changes, lambda: None)()
         return count
 
-    monkeypatch.setattr("os.readv", readv)
+    monkeypatch.setattr("os.preadv", preadv)
     with pytest.raises(SourceChangedError):
         checkpoint_tree(opened(store), tree)
     assert check_roots(store).live == ()
