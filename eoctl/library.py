@@ -159,7 +159,7 @@ class Writer:
 
     def checkpoint(
         self,
-        state: State | Mapping[str, State] | None = None,
+        state: State | Mapping[str, State] | Iterable[Part] | None = None,
         *,
         offsets: Offsets | None = None,
         sinks: Iterable[SinkState] = (),
@@ -167,7 +167,7 @@ class Writer:
         as_id: int | None = None,
         link: bool = False,
     ) -> Created:
-        """A complete checkpoint of `state`: a directory, a source, or one for each `OPERATOR[/SUBTASK]`.
+        """A complete checkpoint of `state`: a directory, a source, or one for each `OPERATOR[/SUBTASK]` or `Part`.
 
         Raises: FencedError when a newer attempt exists; SourceChangedError; CommitUnknownError.
         """
@@ -177,11 +177,13 @@ class Writer:
         return create_checkpoint(self._opened, request)
 
 
-def _parts(state: State | Mapping[str, State] | None) -> tuple[Part, ...]:
+def _parts(state: State | Mapping[str, State] | Iterable[Part] | None) -> tuple[Part, ...]:
     if state is None:
         return ()
-    if not isinstance(state, Mapping):
+    if isinstance(state, str | Path | StateSource):
         return (Part(source=_source(state)),)
+    if not isinstance(state, Mapping):
+        return tuple(state)
     parts = []
     for name, source in state.items():
         operator, slash, index = name.rpartition("/")

@@ -30,6 +30,7 @@ from formats.ids import HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, BlobKey
 
 MAX_HEAD_BYTES = 4 << 20
 MAX_ROOTS = 4096
+LOST_HEAD = "nothing was changed or deleted; never put an old HEAD back (docs/protocol.md, A lost HEAD)"
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}\Z"
 
 _Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -136,7 +137,7 @@ def encode_head(head: Head) -> bytes:
     if len(data) > MAX_HEAD_BYTES or count > MAX_ROOTS:
         limits = f"limits {MAX_ROOTS}, {MAX_HEAD_BYTES}"
         message = f"HEAD of {head.pipeline} is full: {count} roots, {len(data)} bytes ({limits})"
-        raise TooLargeError(message, hint="delete old checkpoints, then run gc; retention keeps HEAD small")
+        raise TooLargeError(message, hint="go on under a new pipeline name; this one can still be read")
     try:
         decode_head(data)
     except CorruptError as error:
@@ -165,7 +166,7 @@ def decode_head(data: bytes) -> Head:
         raise
     except EoctlError as error:
         message = f"HEAD is damaged: {error.message}"
-        raise CorruptError(message, hint="nothing was changed or deleted; eoctl store repair --rebuild-head") from error
+        raise CorruptError(message, hint=LOST_HEAD) from error
     return head
 
 

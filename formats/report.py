@@ -1,7 +1,7 @@
 """The report of one verification: what was looked at, when, how hard, and what was found damaged.
 
-Canonical JSON. `digest` is that of the record itself, by the store's hash, with 64 zeros in the place of the digest; so
-a report that was cut short or changed shows it. At most 16 MiB: of more damage than fits, the rest is only counted
+Canonical JSON. `digest` is that of the record itself, by the store's hash, encoded without this field; so a report
+that was cut short or changed shows it. At most 16 MiB: of more damage than fits, the rest is only counted
 (`damaged_total`). Reports are derived: no answer but "when was it last checked" depends on them.
 
 A report is stored under `TIME.LEVEL`, or `TIME.LEVEL.N` where that is taken: TIME as `20260131T235959.123Z`, so that

@@ -23,7 +23,7 @@ from formats.errors import (
     UnsupportedError,
     WrongStoreError,
 )
-from formats.head import Head, HeadEntry, encode_head
+from formats.head import LOST_HEAD, Head, HeadEntry, encode_head
 from formats.ids import HEX32_PATTERN, BlobKey, HashAlgorithm, PipelineId
 from formats.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, check_manifest
 from storage import layout
@@ -89,7 +89,7 @@ class Store(Struct, frozen=True, kw_only=True):
                 with suppress(SnapshotNotFoundError):
                     return self.head(pipeline)  # another process has made it meanwhile
                 message = f"HEAD of {pipeline} is missing, but {prefix} is not empty"
-                raise CorruptError(message, hint="nothing was changed; eoctl store repair --rebuild-head")
+                raise CorruptError(message, hint=LOST_HEAD)
         self.place.make_folders(layout.folders(pipeline))
         first = first_head(self.record.id, pipeline, self.ambient.now(), self.ambient.new_id())
         self.backend.create(layout.head(pipeline), encode_head(first))

@@ -56,13 +56,12 @@ def list_snapshots(
     out = invocation.out
     store = invocation.open_store()
     rows, problems = _rows(store, pipeline, limit)
-    if not rows and not problems:
-        out.notice(f"no snapshots in {store.place.url}")
     now = timestamp(invocation.ambient.now())
+    nothing = "" if problems else f"no snapshots in {store.place.url}"
     out.answer(
         "checkpoint.list",
         {"store": store.place.url, "snapshots": rows},
-        lambda: out.table(snapshot_columns(rows, now)) if rows else [],
+        lambda: out.table_or_notice(snapshot_columns(rows, now), nothing),
         rows="snapshots",
         brief=lambda: (row.address for row in rows),
     )

@@ -34,14 +34,14 @@ def answer_shell(root: TyperGroup) -> int:
 
 
 class _Bash(BashComplete):
-    """typer's, for words that hold `@` or `=`: bash replaces only what follows the last of them."""
+    """typer's, for words that hold `@` or `=`: bash replaces what follows the last of them, and `@` itself too."""
 
     _before = ""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        args, incomplete = super().get_completion_args()
-        words = _rejoin([*args, incomplete])
-        self._before = words[-1][: max(words[-1].rfind(character) for character in _BREAKS) + 1]
+        args, piece = super().get_completion_args()
+        words = _rejoin([*args, piece])
+        self._before = words[-1][: max(words[-1].rfind("@"), words[-1].rfind("=") + 1, 0)]
         return words[:-1], words[-1]
 
     def format_completion(self, item: CompletionItem) -> str:
@@ -64,7 +64,7 @@ def complete_pipelines(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def complete_snapshots(ctx: typer.Context, incomplete: str) -> Candidates:
-    """`PIPELINE@` first, then `PIPELINE@ID` and `PIPELINE@latest`; bare ids where `-p` was given."""
+    """`PIPELINE@` while there is a choice, then `PIPELINE@ID` and `PIPELINE@latest`; bare ids where `-p` was given."""
     return _quietly(lambda: [found for found in _snapshots(ctx, incomplete) if found[0].startswith(incomplete)])
 
 
@@ -80,7 +80,8 @@ def _snapshots(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]
     store = _open(ctx)
     chosen = ctx.params.get("pipeline")
     name, at, _ = incomplete.partition("@")
-    names = [chosen] if chosen else [name] if at else [pipeline.name for pipeline in store.pipelines()]
+    known = [pipeline.name for pipeline in store.pipelines() if pipeline.name.startswith(name)]
+    names = [chosen] if chosen else [name] if at else known
     if len(names) > 1:
         yield from ((f"{one}@", "pipeline") for one in names)
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from eoctl.cli.output import Form, Output
 from eoctl.cli.settings import ChosenStore, Environment, choose_store
+from formats.errors import UsageError
 
 if TYPE_CHECKING:
     import typer
@@ -66,7 +67,10 @@ class Invocation:
 
     def choose(self, url: str | None = None) -> ChosenStore:
         """The store that the options and settings name; `url` counts as `--store`. Raises: UsageError."""
-        return choose_store(self.environment, url or self._given.get("store"), self._given.get("profile"))
+        store = self._given.get("store")
+        if url is not None and store is not None:
+            raise UsageError(f"two stores are named: {url} and --store {store}", hint="name one of them")
+        return choose_store(self.environment, url or store, self._given.get("profile"))
 
     def place(self, chosen: ChosenStore) -> Place:
         if self.verbose and not self.environment.completing:

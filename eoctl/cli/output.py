@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TextIO
 
-from eoctl.cli import table
+from eoctl.cli.table import Column, clean, fields, render
 from formats.errors import NoSpaceError, UnavailableError
 
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[36m"
@@ -66,15 +66,23 @@ class Output:
             lines = brief if self.quiet and brief is not None else text
             write(f"{line}\n" for line in lines())
 
-    def table(self, columns: Sequence[table.Column]) -> list[str]:
-        return table.render(columns, width=self.width, style=self.colour, ellipsis=self.ellipsis)
+    def table(self, columns: Sequence[Column]) -> list[str]:
+        return render(columns, width=self.width, style=self.colour, ellipsis=self.ellipsis)
+
+    def table_or_notice(self, columns: Sequence[Column], nothing: str) -> list[str]:
+        """The table; of no rows nothing, and a notice that says so."""
+        if columns[0].cells:
+            return self.table(columns)
+        if nothing:
+            self.notice(nothing)
+        return []
 
     def fields(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
-        return table.fields(pairs, self.width)
+        return fields(pairs, self.width)
 
     def wrapped(self, text: str) -> list[str]:
         """The lines of a long sentence on a terminal; one line elsewhere."""
-        text = table.clean(text)
+        text = clean(text)
         if self.width is None or len(text) <= self.width:
             return [text]
         import textwrap  # noqa: PLC0415  (start-up)
@@ -92,7 +100,7 @@ class Output:
         if self.quiet:
             return
         if self.form is Form.TEXT:
-            tell(f"{label}: {table.clean(text)}")
+            tell(f"{label}: {clean(text)}")
         else:
             tell(to_json({"schema": "eoctl.notice/1", label: text}))
 

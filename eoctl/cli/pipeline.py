@@ -33,13 +33,11 @@ def list_pipelines(ctx: typer.Context) -> None:
     invocation = invocation_of(ctx)
     store = invocation.open_store()
     rows = list_rows(store)
-    if not rows:
-        invocation.out.notice(f"no pipelines in {store.place.url}")
     now = timestamp(invocation.ambient.now())
     invocation.out.answer(
         "pipeline.list",
         {"store": store.place.url, "pipelines": rows},
-        lambda: invocation.out.table(_columns(rows, now)) if rows else [],
+        lambda: invocation.out.table_or_notice(_columns(rows, now), f"no pipelines in {store.place.url}"),
         rows="pipelines",
         brief=lambda: (row.pipeline for row in rows),
     )

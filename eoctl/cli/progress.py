@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from eoctl.cli.invocation import Invocation
 from eoctl.cli.output import Form, is_terminal, tell, to_json
+from eoctl.cli.quantities import human_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -93,7 +94,8 @@ class Meter:
         self._shown_at = now
         assert self._bar is not None
         assert self._task is not None
-        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
+        rate = human_bytes(int(done_bytes / (now - self._began)))
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes, rate=rate)
 
     def _start(self, total_bytes: int) -> None:
         # A bar is worth its 50 ms of imports once the command has taken longer than that anyway.
@@ -104,17 +106,16 @@ class Meter:
             Progress,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
 
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True, no_color=not self._colour),
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(self._verb, total=total_bytes)
+        self._task = self._bar.add_task(self._verb, total=total_bytes, rate="")

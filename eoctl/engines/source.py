@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -23,6 +23,7 @@ class Captured(Struct, frozen=True, kw_only=True):
     states: tuple[StateInfo, ...] = ()
 
 
+@runtime_checkable
 class StateSource(Protocol):
     """A directory, a database, a checkpoint of another engine."""
 

@@ -33,7 +33,6 @@ from storage.packing import Layout
 
 BUSY_TIMEOUT_SECONDS = 5.0
 
-_MAGIC = b"SQLite format 3\0"
 _STEP_PAGES = 4096  # between steps an interrupt gets through; the read transaction holds the state still
 _PRIMARY_CODE = 0xFF  # an extended result code holds the primary one in its low byte
 _LOCK_TRIES = 10
@@ -55,7 +54,7 @@ class SqliteSource:
         return privately(self.path.absolute(), self._take)
 
     def _take(self, path: Path, scratch: Path) -> Captured:
-        _check_is_database(path)
+        _check_is_file(path)
         copy = scratch / "files" / path.name
         copy.parent.mkdir()
         try:
@@ -113,16 +112,15 @@ def _private_directory(neighbour: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _check_is_database(path: Path) -> None:
+def _check_is_file(path: Path) -> None:
+    # The file is never opened here: closing it would drop the locks that this process may hold on it by SQLite.
     hint = "name the database file"
     if not path.exists():
         raise UsageError(f"no such file: {path}", hint=hint)
-    if not path.is_file():
-        raise UsageError(f"not a file: {path}", hint=hint)
-    with path.open("rb") as file:
-        start = file.read(len(_MAGIC))
-    if start != _MAGIC:
-        raise UsageError(f"not a SQLite database: {path}", hint=f"{hint}; an encrypted one cannot be read")
+    if not path.is_file() or path.stat().st_size == 0:
+        raise UsageError(f"not a SQLite database: {path}", hint=hint)
+    if not os.access(path, os.R_OK):
+        raise AccessDeniedError(f"no permission to read {path}", hint="check its owner and mode")
 
 
 def _give_up_if_locked(status: int, _remaining: int, _total: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from eoctl.services.roots import distinct, identity
 from eoctl.services.values import DamagedFile
 from formats.errors import BlobGoneError, CorruptError
 from formats.head import Head, HeadEntry, roots
@@ -34,6 +35,8 @@ from storage.references import full_name
 from storage.store import Store
 from storage.transfer import each
 
+_Id = tuple[str, str]
+
 MANIFEST_NAME = "manifest"
 NOBODY_HURT = "no file of a snapshot is hurt"
 FLAKY = "read again it was right: check the disk and the memory of this host"
@@ -56,9 +59,11 @@ def read_manifest(store: Store, head: Head, entry: HeadEntry) -> Manifest | str:
 
 
 def find_damage(
-    store: Store, pipeline: PipelineId, suspects: Mapping[BlobKey, str], manifests: Mapping[str, str]
+    store: Store, pipeline: PipelineId, suspects: Mapping[BlobKey, str], manifests: Mapping[_Id, str]
 ) -> tuple[DamagedFile, ...]:
     """What is damaged of suspected blobs and manifests (with what was first seen of each), as the newest HEAD needs it.
+
+    Manifests are told by the identity of their snapshots (roots.py).
 
     Raises: CorruptError if HEAD has become unreadable.
     """
@@ -81,7 +86,7 @@ class _Hurt(NamedTuple):
 
     fault: _Fault
     names: set[str]
-    manifests: set[str]
+    manifests: set[_Id]
 
 
 class _Survey:
@@ -91,8 +96,8 @@ class _Survey:
         self._store = store
         self._head = head
         self._blobs = reader
-        self._entries = {root.manifest: root for root in reversed(list(roots(head)))}
-        self._unreadable: dict[str, str] = {}
+        self._entries = distinct(roots(head))
+        self._unreadable: dict[_Id, str] = {}
         self._checked: dict[BlobKey, Checked] = {}
         self._contents = Contents(reader, ())
         self._tables: dict[Covering, tuple[int, _Fault | None]] = {}
@@ -112,16 +117,16 @@ class _Survey:
         found = each(sorted(sizes), lambda key: check_blob(self._blobs, key, sizes[key], self._contents.of(key)))
         self._checked = {checked.key: checked for checked in found}
 
-    def manifest_damage(self, suspected: Mapping[str, str]) -> Iterator[DamagedFile]:
+    def manifest_damage(self, suspected: Mapping[_Id, str]) -> Iterator[DamagedFile]:
         for key, reason in self._unreadable.items():
             yield self._damaged_manifest(key, reason, self._addresses({key}))
         for key, reason in suspected.items():
             if key in self._entries and key not in self._unreadable:
                 yield self._damaged_manifest(key, f"{reason}; {FLAKY}", ())
 
-    def _damaged_manifest(self, key: str, reason: str, snapshots: tuple[str, ...]) -> DamagedFile:
-        digest = BlobKey.parse(key).digest
-        name = str(_manifest_name(self._head, key))
+    def _damaged_manifest(self, key: _Id, reason: str, snapshots: tuple[str, ...]) -> DamagedFile:
+        digest = BlobKey.parse(key[0]).digest
+        name = str(_manifest_name(self._head, key[0]))
         return DamagedFile(digest=digest, name=MANIFEST_NAME, snapshots=snapshots, reason=reason, blob=name)
 
     def file_damage(self) -> Iterator[DamagedFile]:
@@ -135,7 +140,7 @@ class _Survey:
                 self._unreadable[key] = manifest  # between two looks
                 continue
             for operator, subtask, file in files_of(manifest):
-                fault = self._fault(file, key)
+                fault = self._fault(file, entry)
                 if fault is not None:
                     found = hurt.setdefault(file.digest, _Hurt(fault, set(), set()))
                     found.names.add(full_name(operator, subtask, file))
@@ -159,11 +164,11 @@ class _Survey:
                 name = self._blob_name(key)
                 yield DamagedFile(digest=key.digest, name=name, snapshots=(), reason=reason, blob=name)
 
-    def _fault(self, file: StateFile, manifest_key: str) -> _Fault | None:
+    def _fault(self, file: StateFile, entry: HeadEntry) -> _Fault | None:
         match file.place:
             case Inline(data=data):
                 right = self._store.hash.digest(data) == file.digest
-                return None if right else _Fault(OTHER_CONTENT, str(_manifest_name(self._head, manifest_key)))
+                return None if right else _Fault(OTHER_CONTENT, str(_manifest_name(self._head, entry.manifest)))
             case Blocks() as place:
                 return self._blocks_fault(file, place)
         return self._content_fault(content_of(file))
@@ -214,9 +219,9 @@ class _Survey:
         faults = [fault for block in block_contents(covering, blocks) if (fault := self._content_fault(block))]
         return len(faults), faults[0] if faults else None
 
-    def _addresses(self, manifests: set[str]) -> tuple[str, ...]:
+    def _addresses(self, manifests: set[_Id]) -> tuple[str, ...]:
         """The snapshots with these manifests, in the order of HEAD."""
-        found = [f"{self._head.pipeline}@{root.label}" for root in roots(self._head) if root.manifest in manifests]
+        found = [f"{self._head.pipeline}@{root.label}" for root in roots(self._head) if identity(root) in manifests]
         return tuple(dict.fromkeys(found))
 
     def _blob_name(self, key: BlobKey) -> str:

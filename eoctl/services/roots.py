@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from formats.head import Head, HeadEntry, Hold
 from formats.ids import BlobKey
@@ -19,15 +19,29 @@ def read_roots(store: Store, head: Head, *, meet: Callable[[Root], None] = lambd
     Raises: CorruptError, BlobGoneError: then nobody knows who needs what.
     """
     labels = root_labels(head)
-    by_manifest: dict[str, list[tuple[str, HeadEntry]]] = {}
+    naming: dict[tuple[str, str], list[str]] = {}
     for label, entry in labels.items():
-        by_manifest.setdefault(entry.manifest, []).append((label, entry))
-    for key, named in by_manifest.items():
-        manifest = store.manifest(head, named[0][1])
-        for label, entry in named:
-            root = Root(label, manifest, BlobKey.parse(key), entry.manifest_bytes)
+        naming.setdefault(identity(entry), []).append(label)
+    for names in naming.values():
+        entry = labels[names[0]]
+        manifest = store.manifest(head, entry)
+        for label in names:
+            root = Root(label, manifest, BlobKey.parse(entry.manifest), entry.manifest_bytes)
             meet(root)
             yield root
+
+
+def identity(entry: HeadEntry) -> tuple[str, str]:
+    """Roots of one snapshot have one manifest and one transaction id; two snapshots of one manifest are a fault."""
+    return entry.manifest, entry.txid
+
+
+def distinct(entries: Iterable[HeadEntry]) -> dict[tuple[str, str], HeadEntry]:
+    """Each snapshot once, in order, by its identity."""
+    found: dict[tuple[str, str], HeadEntry] = {}
+    for entry in entries:
+        found.setdefault(identity(entry), entry)
+    return found
 
 
 def root_labels(head: Head) -> dict[str, HeadEntry]:

@@ -17,7 +17,7 @@ from formats.head import Head
 from formats.ids import PipelineId
 from storage import layout
 from storage.backend import Folder, Found, Reach
-from storage.pins import PinRecord, read_pins
+from storage.pins import SYNC_FAILED, read_pins
 from storage.references import References, Space, Stored
 from storage.store import Store
 
@@ -208,24 +208,18 @@ def _last_good_drill(store: Store, pipeline: PipelineId) -> int | None:
 
 
 def _live_writers(store: Store, pipeline: PipelineId) -> tuple[str, ...]:
-    """Who uploads now, as far as fresh pins tell; those of dead processes of this host do not count."""
+    """Who uploads now, as far as pins tell: of this host a process that lives, of another a fresh pin."""
     now = _seconds(store.ambient.now())
-    return tuple(
-        _writer(store, record)
-        for found, record in read_pins(store.backend, pipeline)
-        if now - found.modified_at < FRESH_SECONDS and not _is_dead(store, record)
-    )
-
-
-def _writer(store: Store, record: PinRecord) -> str:
-    here = record.host == store.ambient.host
-    where = f"process {record.process.partition('.')[0]} of this host" if here else "another host"
-    return f"attempt {record.attempt}, {record.note}, {where}"
-
-
-def _is_dead(store: Store, record: PinRecord) -> bool:
-    pid = record.process.partition(".")[0]
-    return record.host == store.ambient.host and pid.isdecimal() and _process(int(pid)) != record.process
+    told = []
+    for found, record in read_pins(store.backend, pipeline):
+        number = record.process.partition(".")[0]
+        here = record.host == store.ambient.host
+        lives = number.isdecimal() and _process(int(number)) == record.process
+        fresh = now - found.modified_at < FRESH_SECONDS
+        if record.note != SYNC_FAILED and (lives if here else fresh):
+            where = f"process {number} of this host" if here else "another host"
+            told.append(f"attempt {record.attempt}, {record.note}, {where}")
+    return tuple(told)
 
 
 def _seconds(time: str) -> float:

@@ -21,10 +21,11 @@ from eoctl.services.damage import find_damage, read_manifest
 from eoctl.services.drill import Drilled, drill, parse_hook
 from eoctl.services.reports import keep_report, read_reports
 from eoctl.services.resolve import Resolved
+from eoctl.services.roots import distinct, identity
 from eoctl.services.values import DamagedFile, Verification
 from formats.canonical import MAX_STRING_BYTES
 from formats.errors import CorruptError, SnapshotNotFoundError, UsageError
-from formats.head import Head, HeadEntry, roots
+from formats.head import LOST_HEAD, Head, HeadEntry, roots
 from formats.ids import BlobKey, PipelineId
 from formats.manifest import Inline, Manifest, blobs, files_of
 from formats.report import Damage, LevelName, Report, fitting
@@ -103,7 +104,7 @@ class _Look:
         self._restore_seconds: float | None = None
         self._sizes: dict[BlobKey, int] = {}
         self._suspects: dict[BlobKey, str] = {}
-        self._manifests: dict[str, str] = {}
+        self._manifests: dict[tuple[str, str], str] = {}
         self._inline_is_wrong = False
 
     def at(self, head: Head, entries: list[HeadEntry], *, whole: bool) -> tuple[DamagedFile, ...]:
@@ -134,7 +135,7 @@ class _Look:
     ) -> tuple[DamagedFile, ...]:
         """As much as can be restored has been: `found`, and what else came to light."""
         self._restore_seconds = 0.0
-        for entry in {entry.manifest: entry for entry in reversed(entries)}.values():
+        for entry in distinct(entries).values():
             resolved = Resolved(self._pipeline, committed, entry)
             if any(resolved.address in damaged.snapshots for damaged in found):
                 continue
@@ -166,10 +167,10 @@ class _Look:
 
     def _read(self, head: Head, entries: list[HeadEntry]) -> Iterator[Manifest]:
         """The readable manifests, each once; the others are noted."""
-        for entry in {entry.manifest: entry for entry in reversed(entries)}.values():
+        for entry in distinct(entries).values():
             manifest = read_manifest(self._store, head, entry)
             if isinstance(manifest, str):
-                self._manifests[entry.manifest] = manifest
+                self._manifests[identity(entry)] = manifest
             else:
                 self._bytes += entry.manifest_bytes
                 yield manifest
@@ -238,7 +239,7 @@ def _head(store: Store, pipeline: PipelineId) -> CommittedHead:
     except SnapshotNotFoundError as error:
         for prefix in (layout.blobs(pipeline), layout.manifests(pipeline), layout.backups(pipeline)):
             if next(iter(store.backend.list(prefix)), None) is not None:
-                raise CorruptError("missing", hint="eoctl store repair --rebuild-head") from error
+                raise CorruptError("missing", hint=LOST_HEAD) from error
         raise
 
 

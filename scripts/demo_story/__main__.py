@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.demo_story.console import NotAsToldError, Process, Shell, expect, heading, tell
+from scripts.demo_story.console import NotAsToldError, Program, Screen, Shell, expect
 from scripts.demo_story.orders import NOTE_BYTES
 
 FROM_OUTSIDE = 3
 FROM_INSIDE = 3
+COMPLETE = FROM_OUTSIDE + FROM_INSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,140 +42,142 @@ QUICK = Size(customers=60_000, orders=6_000)
 class Story:
     """One telling, in one folder."""
 
-    def __init__(self, folder: Path, size: Size) -> None:
-        self._shell = Shell(folder)
+    def __init__(self, screen: Screen, folder: Path, size: Size) -> None:
+        self._screen = screen
+        self._shell = Shell(screen, folder)
         self._size = size
-        self._writers: list[Process] = []
+        self._programs: list[Program] = []
 
     def tell(self) -> None:
+        """Raises: NotAsToldError."""
         try:
-            self._begin()
-            self._checkpoint_from_outside()
-            self._checkpoint_from_inside()
+            writer = self._begin()
+            self._checkpoint_from_outside(writer)
+            self._checkpoint_from_inside(writer)
             self._look()
-            self._kill()
+            self._kill(writer)
             offset = self._restore()
-            self._resume(offset)
+            self._go_on(offset)
         finally:
-            for writer in self._writers:
-                writer.stop()
+            for program in self._programs:
+                program.stop()
 
-    def _begin(self) -> None:
-        heading("1. A store, and a program that keeps state in RocksDB")
-        self._shell.run("eoctl", "store", "init", "store")
+    def _begin(self) -> Program:
+        self._screen.heading("1. A store, and a program that keeps state in RocksDB")
+        self._shell.run("eoctl store init store")
         self._shell.export("EOCTL_STORE", "store")
-        tell(
-            f"""\n The writer takes in a stream of orders. It keeps {self._size.customers:,} customers in RocksDB, about
-            {self._size.megabytes} MB, and stays alive with the database open. Offset: the number of the next order."""
+        self._screen.tell(
+            f"""The writer takes in a stream of orders. It keeps {self._size.customers:,} customers in RocksDB, about
+            {self._size.megabytes} MB, and stays alive with the database open. Offset: the number of the order that
+            comes next."""
         )
-        self._start("state")
-        self._orders(self._size.customers)
+        writer, _ = self._start("state")
+        writer.ask(f"orders {self._size.customers}")
+        return writer
 
-    def _checkpoint_from_outside(self) -> None:
-        heading("2. Checkpoints from outside, beside the live writer")
-        tell(
-            """eoctl takes a consistent state of the open database: tables by hard link, logs cut at one moment. Where the
-            source stands is recorded with it. The first checkpoint stores everything, the next ones only what is new."""
+    def _checkpoint_from_outside(self, writer: Program) -> None:
+        self._screen.heading("2. Checkpoints from outside, beside the live writer")
+        self._screen.tell(
+            """eoctl takes a consistent state of the open database: its tables by hard link, its logs cut at one moment.
+            Where the source stands is recorded with it. The first checkpoint stores everything, the next ones only
+            what is new."""
         )
         for number in range(1, FROM_OUTSIDE + 1):
             if number > 1:
-                self._orders(self._size.orders)
-            source = ("rocksdb:state", "-p", "orders", "--offsets", "offsets.json")
-            self._shell.run("eoctl", "checkpoint", "create", *source)
+                writer.ask(f"orders {self._size.orders}")
+            self._shell.run("eoctl checkpoint create rocksdb:state -p orders --offsets offsets.json")
         self._expect_checkpoints(FROM_OUTSIDE)
 
-    def _checkpoint_from_inside(self) -> None:
-        heading("3. Checkpoints from inside, by the Python API")
-        tell(
-            """A program can commit its own checkpoints: `with pipeline.writer() as w: w.checkpoint(RocksdbCheckpoint(db),
-            offsets=...)`. It opens an attempt, and whoever wrote before it cannot commit any more."""
+    def _checkpoint_from_inside(self, writer: Program) -> None:
+        self._screen.heading("3. Checkpoints from inside, by the Python API")
+        self._screen.tell(
+            """A program can commit its own checkpoints; whoever still wrote to the pipeline before it is fenced off. From
+            here on the writer does:"""
         )
-        self._writer.ask("attempt")
+        self._screen.block(
+            "    with store.pipeline('orders').writer() as writer:\n"
+            "        writer.checkpoint(RocksdbCheckpoint(database), offsets=...)"
+        )
+        writer.ask("attempt")
         for _ in range(FROM_INSIDE):
-            self._orders(self._size.orders)
-            self._writer.ask("checkpoint")
-        self._expect_checkpoints(FROM_OUTSIDE + FROM_INSIDE)
+            writer.ask(f"orders {self._size.orders}")
+            writer.ask("checkpoint")
+        self._expect_checkpoints(COMPLETE)
 
     def _look(self) -> None:
-        heading("4. What there is, what it consists of, and who needs what")
-        last = FROM_OUTSIDE + FROM_INSIDE
-        self._shell.run("eoctl", "checkpoint", "list", "-p", "orders")
-        self._shell.run("eoctl", "checkpoint", "inspect", "orders@latest")
-        tell("What changed between the last two, file by file:")
-        self._shell.run("eoctl", "checkpoint", "diff", f"orders@{last - 1}", f"orders@{last}")
-        tell("Who else needs the files of the first one, and what deleting it would free:")
-        self._shell.run("eoctl", "checkpoint", "explain", "orders@1")
+        self._screen.heading("4. What there is, what it consists of, and who needs what")
+        self._shell.run("eoctl checkpoint list -p orders")
+        self._shell.run("eoctl checkpoint inspect orders@latest")
+        self._screen.tell("What changed between the last two, file by file:")
+        self._shell.run(f"eoctl checkpoint diff orders@{COMPLETE - 1} orders@{COMPLETE}")
+        self._screen.tell("Who else needs the files of the first one, and what deleting it would free:")
+        self._shell.run("eoctl checkpoint explain orders@1")
 
-    def _kill(self) -> None:
-        heading("5. kill -9, in the middle of a checkpoint")
-        self._orders(self._size.orders)
-        tell("\nThe writer begins one more checkpoint. When its first file is in the store, it is killed:")
-        midway = self._writer.ask("checkpoint die")
+    def _kill(self, writer: Program) -> None:
+        self._screen.heading("5. kill -9, in the middle of a checkpoint")
+        self._screen.tell("The writer begins one more checkpoint. When its first file is in the store, it is killed.")
+        writer.ask(f"orders {self._size.orders}")
+        midway = writer.ask("checkpoint die")
         expect("under way" in midway, "the writer is not in the middle of a checkpoint")
-        self._shell.run("kill", "-9", str(self._writer.pid))
-        expect(self._writer.wait() == -9, "the writer was not killed")
-        tell("A checkpoint exists as a whole or not at all. The list shows complete ones only, and this one is not there:")
-        self._shell.run("eoctl", "checkpoint", "list", "-p", "orders")
-        self._expect_checkpoints(FROM_OUTSIDE + FROM_INSIDE)
+        self._shell.run(f"kill -9 {writer.pid}")
+        expect(writer.wait() == -signal.SIGKILL, "the writer was not killed")
+        self._screen.tell(
+            "A checkpoint exists as a whole or not at all. The list shows complete ones; this one is not:"
+        )
+        self._shell.run("eoctl checkpoint list -p orders")
+        self._expect_checkpoints(COMPLETE)
 
     def _restore(self) -> int:
-        heading("6. Restore, and check every key")
-        tell("Say the disk of the writer is lost, too. What is left is the store:")
-        self._shell.run("rm", "-rf", "state")
-        self._shell.run("eoctl", "restore", "orders@latest", "--to", "restored")
-        self._shell.run("eoctl", "checkpoint", "inspect", "orders@latest", "--offsets")
+        """Returns the offset that the newest checkpoint has recorded."""
+        self._screen.heading("6. Restore, and check every key")
+        self._screen.tell("Say the disk of the writer is lost, too. What is left is the store:")
+        self._shell.run("rm -r state offsets.json")
+        self._shell.run("eoctl restore orders@latest --to restored")
         offset = self._recorded_offset()
-        last = FROM_OUTSIDE + FROM_INSIDE
-        expect(offset == self._size.customers + (last - 1) * self._size.orders, f"the offset is {offset}")
-        tell(
+        expect(offset == self._size.customers + (COMPLETE - 1) * self._size.orders, f"the offset is {offset}")
+        self._screen.tell(
             """The checker opens the restored RocksDB and compares every key and value with what the orders before that
-            offset must have made, computed again from the stream alone: lost or doubled orders would show."""
+            offset make, computed again from the stream alone: an order lost or counted twice would show."""
         )
         self._check("restored", offset)
         return offset
 
-    def _resume(self, offset: int) -> None:
-        heading("7. Go on from there")
-        tell(
-            """A new writer opens the restored state. The offset in the database is the one that the checkpoint recorded, so
-            the orders that the dead writer had taken in after it are read again, each taking effect once."""
+    def _go_on(self, offset: int) -> None:
+        self._screen.heading("7. Go on from there")
+        self._screen.tell(
+            """A new writer opens the restored state. What the dead one had taken in after its last checkpoint is read
+            again from the recorded offset, and counts once."""
         )
-        said = self._start("restored")
+        writer, said = self._start("restored")
         expect(f"at offset {offset:,}" in said, "the restored state is at another offset")
-        self._orders(2 * self._size.orders)
-        number = FROM_OUTSIDE + FROM_INSIDE + 1
-        self._shell.run(
-            "eoctl", "checkpoint", "create", "rocksdb:restored", "-p", "orders", "--offsets", "offsets.json"
-        )
-        self._expect_checkpoints(number)
-        tell("Nothing of the dead attempt is in it. Restored once more, every key is right:")
-        self._shell.run("eoctl", "restore", f"orders@{number}", "--to", "again")
+        writer.ask(f"orders {2 * self._size.orders}")
+        self._shell.run("eoctl checkpoint create rocksdb:restored -p orders --offsets offsets.json")
+        self._expect_checkpoints(COMPLETE + 1)
+        self._screen.tell("Nothing of the dead attempt is in it. Restored once more, every key is right:")
+        self._shell.run("eoctl restore orders@latest --to again")
         self._check("again", offset + 2 * self._size.orders)
 
-    def _start(self, state: str) -> str:
+    def _start(self, state: str) -> tuple[Program, str]:
+        """A writer of that state, and what it says first."""
         module = ("python", "-m", "scripts.demo_story.writer")
         options = ("--store", "store", "--customers", str(self._size.customers))
-        self._writer = Process(self._shell, "writer", (*module, state, *options))
-        self._writers.append(self._writer)
-        return self._writer.heard()
-
-    def _orders(self, count: int) -> None:
-        self._writer.ask(f"orders {count}")
+        writer = Program(self._shell, "writer", (*module, state, *options))
+        self._programs.append(writer)
+        return writer, writer.heard()
 
     def _check(self, state: str, offset: int) -> None:
-        module = ("python", "-m", "scripts.demo_story.check")
-        said = self._shell.run(
-            *module, state, "--offset", str(offset), "--customers", str(self._size.customers)
-        )
-        expect(f"{self._size.customers + 1:,} keys compared" in said and "none wrong" in said, "keys are missing")
+        customers = self._size.customers
+        module = "python -m scripts.demo_story.check"
+        said = self._shell.run(f"{module} {state} --customers {customers} --offset {offset}")
+        expect(f"{customers + 1:,} keys compared" in said and "none wrong" in said, "keys are missing")
 
     def _expect_checkpoints(self, count: int) -> None:
-        document = json.loads(self._shell.quietly("eoctl", "checkpoint", "list", "-p", "orders", "--json"))
+        document = json.loads(self._shell.quietly("eoctl checkpoint list -p orders --json"))
         found = [(row["id"], row["status"]) for row in document["snapshots"]]
         expect(found == [(number, "complete") for number in range(1, count + 1)], f"the checkpoints are {found}")
 
     def _recorded_offset(self) -> int:
-        document = json.loads(self._shell.quietly("eoctl", "checkpoint", "inspect", "orders@latest", "--json"))
+        document = json.loads(self._shell.quietly("eoctl checkpoint inspect orders@latest --json"))
         (source,) = document["sources"]
         return int(source["offsets"]["partition-0"])
 
@@ -182,27 +185,33 @@ class Story:
 def main() -> int:
     """0: everything was as told."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="a state of 25 MB instead of 200 MB")
-    parser.add_argument("--keep", action="store_true", help="leave the folder with the store and all states")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"a state of {QUICK.megabytes} MB, not {FULL.megabytes} MB"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the folder with the store and the states")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    folder = Path(tempfile.mkdtemp(prefix="eoctl-demo."))
+    # So that the folder goes and the writer ends, whatever ends this.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    screen = Screen()
+    folder = Path(tempfile.mkdtemp(prefix="eoctl."))
     began = time.monotonic()
     try:
-        tell("eoctl keeps checkpoints of state, shares what they have in common, and gives them back byte for byte.")
-        Story(folder, size).tell()
+        Story(screen, folder, size).tell()
     except NotAsToldError as error:
         print(f"\nNOT AS TOLD: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         if arguments.keep:
-            print(f"\nkept: {shlex.quote(str(folder))}")
+            screen.block(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    heading("All as told")
-    tell(
-        f"""{FROM_OUTSIDE + FROM_INSIDE + 1} checkpoints of {size.customers:,} customers, one kill -9, two restores with every
-        key compared, in {time.monotonic() - began:.0f} seconds."""
+    screen.heading("All as told")
+    screen.tell(
+        f"""{COMPLETE + 1} checkpoints of {size.customers:,} customers, a kill -9 in the middle of one more, two restores
+        with every key compared, in {time.monotonic() - began:.0f} seconds."""
     )
     return 0
 

@@ -324,10 +324,13 @@ def test_pipelines_and_snapshots_are_completed_from_the_store(orders: CommandLin
     assert complete(orders, "restore", "-p", "orders", "") == ["latest", "2", "1"]
 
 
-def test_bash_breaks_words_at_the_at_sign_and_is_answered_what_follows_it(orders: CommandLine) -> None:
-    assert complete(orders, "restore", "orders", "@") == ["latest", "2", "1"]
-    assert complete(orders, "restore", "orders", "@", "l") == ["latest"]
+def test_bash_breaks_words_at_some_signs_and_is_answered_the_piece_that_it_replaces(orders: CommandLine) -> None:
+    assert complete(orders, "restore", "orders", "@") == ["@latest", "@2", "@1"]
+    assert complete(orders, "restore", "orders", "@", "l") == ["@latest"]
     assert complete(orders, "--store", "=", "nowhere", "restore", "orders", "@") == [""]
+    assert complete(orders, "--store", "=", str(orders.store), "restore", "orders", "@", "2") == ["@2"]
+    assert complete(orders, "checkpoint", "list", "--pipeline", "=", "o") == ["orders"]
+    assert complete(orders, "checkpoint", "list", "--pipeline", "=") == ["orders"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

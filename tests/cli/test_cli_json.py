@@ -78,9 +78,9 @@ def test_checkpoint_list(orders: CommandLine) -> None:
 
 def test_checkpoint_list_of_an_empty_store(eoctl: CommandLine) -> None:
     eoctl.ok("store", "init")
-    done = eoctl("checkpoint", "list", "--json", "-q")
+    done = eoctl.ok("checkpoint", "list", "--json")
     assert json.loads(done.out) == {"schema": "eoctl.checkpoint.list/1", "store": str(eoctl.store), "snapshots": []}
-    assert eoctl("checkpoint", "list", "--jsonl", "-q").out == ""
+    assert eoctl.ok("checkpoint", "list", "--jsonl").out == ""
 
 
 def test_checkpoint_create(orders: CommandLine) -> None:

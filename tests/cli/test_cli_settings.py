@@ -135,7 +135,7 @@ def test_a_relative_xdg_directory_does_not_count(eoctl: CommandLine, monkeypatch
 def test_a_notice_is_json_too_where_stderr_has_to_be(eoctl: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EOCTL_STORE")
     done = eoctl("checkpoint", "list", "--json")
-    assert [json.loads(line)["schema"] for line in done.err.splitlines()] == ["eoctl.notice/1", "eoctl.notice/1"]
+    assert [json.loads(line)["schema"] for line in done.err.splitlines()] == ["eoctl.notice/1"]
 
 
 def test_a_store_that_was_named_is_never_made_by_itself(eoctl: CommandLine) -> None:
@@ -147,6 +147,11 @@ def test_a_store_that_was_named_is_never_made_by_itself(eoctl: CommandLine) -> N
 def test_verbose_says_which_store_and_why(eoctl: CommandLine) -> None:
     eoctl.ok("store", "init")
     assert eoctl("checkpoint", "list", "-v").err.startswith(f"store: {eoctl.store} (EOCTL_STORE)\n")
+
+
+def test_a_store_that_is_named_twice_is_refused(eoctl: CommandLine) -> None:
+    assert eoctl("store", "init", "here", "--store", "there").code == 2
+    assert list(eoctl.home.iterdir()) == []
 
 
 def test_shared_options_stand_before_or_after_the_command(eoctl: CommandLine) -> None:

@@ -99,9 +99,9 @@ def test_what_a_killed_run_left_unsynced_is_synced_by_the_next(bench: Bench) -> 
     for point in points if ALL else sampled(points):
         with bench.place("first") as place:
             disk = Disk(place.disk)
-            killed = record(bench, "first", place, kill_at=point, data=True)
+            killed = record(bench, "first", place, kill_at=point)
             assert faults(disk, killed, place.disk, acknowledged=False) == []
-            retried = record(bench, "first", place, data=True)
+            retried = record(bench, "first", place)
             found = faults(disk, retried, place.disk, acknowledged=True)
             assert found == [], f"after a kill at {point.name} {point.number} of {point.paths}"
 
@@ -161,7 +161,9 @@ def losses(unsynced: Sequence[int]) -> Iterator[frozenset[int]]:
     rng = random.Random(len(unsynced))
     yield frozenset()
     yield frozenset(unsynced)
-    alone = unsynced if len(unsynced) <= MANY_LOSSES else [*unsynced[: MANY_LOSSES // 2], *unsynced[-MANY_LOSSES // 2 :]]
+    alone = (
+        unsynced if len(unsynced) <= MANY_LOSSES else [*unsynced[: MANY_LOSSES // 2], *unsynced[-MANY_LOSSES // 2 :]]
+    )
     for effect in alone:
         yield frozenset({effect})
     for _ in range(RANDOM_LOSSES):

@@ -20,11 +20,13 @@ from formats.manifest import (
     Manifest,
     Metrics,
     OperatorState,
+    PackRef,
     StateFile,
     SubtaskState,
     Whole,
     blobs,
     files_of,
+    packs_of,
 )
 from storage import layout
 from storage.backend import Backend, Place
@@ -139,6 +141,7 @@ def check_roots(store: Store, pipeline: PipelineId = PIPELINE) -> Head:
 
 def manifest_of(session: Session, files: Mapping[str, StateFile], number: int | None = None) -> Manifest:
     """A manifest of one subtask with these files, for the session's next checkpoint."""
+    packs = {pack for file in files.values() for pack in packs_of(file)}
     subtask = SubtaskState(index=0, files=tuple(files[name] for name in sorted(files)))
     operator = OperatorState(
         id=operator_id("main"), uid="main", parallelism=1, engine=Engine(kind="directory"), subtasks=(subtask,)
@@ -156,7 +159,7 @@ def manifest_of(session: Session, files: Mapping[str, StateFile], number: int | 
         hash=session.store.hash,
         engine=Engine(kind="directory"),
         operators=(operator,),
-        packs=(),
+        packs=tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(packs)),
         metrics=Metrics(full_bytes=sum(file.bytes for file in files.values()), added_bytes=0),
         base=0 if session.base is None else session.base.id,
     )

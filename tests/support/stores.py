@@ -6,6 +6,7 @@ import itertools
 import random
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from storage.backends.local import LocalBackend
 from storage.backends.memory import MemoryBackend
 from storage.head import Edit, raise_era, swap_head
 from storage.session import open_writer
-from storage.store import Store, init_store
+from storage.store import Store, init_store, open_store
 from tests.support.fakes import FakeAmbient
 from tests.support.places import local_place, memory_place
 
@@ -63,6 +64,19 @@ def checkpoint(
     return created
 
 
+def copy_of(store: Store, tmp_path: Path, *, memory: bool = True, world: FakeAmbient | None = None) -> Store:
+    """The same store in a place of its own, as another process opens it, some time later."""
+    copied = memory_place(tmp_path / "memory" / "tmp") if memory else local_place(tmp_path / "store")
+    for found in store.backend.list(Key("p")):
+        overwrite(copied.backend, found.key, value_of(store.backend, found.key))
+    overwrite(copied.backend, layout.STORE, value_of(store.backend, layout.STORE))
+    if not memory:
+        (tmp_path / "store" / "tmp").mkdir()
+    world = world or FakeAmbient(process=2)
+    world.seconds += 1000
+    return open_store(copied, world.ambient())
+
+
 def at(store: Store, address: str) -> Resolved:
     return resolve(store, address)
 
@@ -90,11 +104,13 @@ def new_era(store: Store, pipeline: str, *, floor: bool = False) -> Era:
     return Era(store.head(PipelineId(pipeline)).head.era)
 
 
+@cache
 def noise(size: int, seed: int = 0) -> bytes:
     """Bytes that do not compress."""
     return random.Random(seed).randbytes(size)
 
 
+@cache
 def text(size: int, seed: int = 0) -> bytes:
     """Bytes that compress well."""
     chosen = random.Random(seed)
@@ -125,6 +141,7 @@ def overwrite(backend: Backend, key: Key, data: bytes | None) -> None:
             path = Path(backend._root, key.path)
             path.unlink(missing_ok=True)
             if data is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
         case _:
             raise AssertionError(backend)
@@ -174,7 +191,11 @@ def three_checkpoints(store: Store, pipeline: str = "orders") -> None:
         "big.db": big[: 5 * 65536] + noise(65536, 9) + big[6 * 65536 :],
     }
     del second["b.sst"], second["small/3.sst"]
-    third = second | {"CURRENT": b"MANIFEST-3\n", "d.sst": mixed(2 * MIB + MIB // 2, 10), "small/2.sst": noise(5000, 11)}
+    third = second | {
+        "CURRENT": b"MANIFEST-3\n",
+        "d.sst": mixed(2 * MIB + MIB // 2, 10),
+        "small/2.sst": noise(5000, 11),
+    }
     del third["a.sst"]
     for files in (first, second, third):
         checkpoint(store, pipeline, files)

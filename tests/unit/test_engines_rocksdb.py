@@ -770,9 +770,13 @@ def test_the_module_loads_without_rocksdict() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_nothing_is_left_when_the_reader_fails(closed: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), source(closed).capture() as captured:
-        assert left_over(closed) == [captured.root.parent]
-        raise error
+    def read() -> None:
+        with source(closed).capture() as captured:
+            assert left_over(closed) == [captured.root.parent]
+            raise error
+
+    with pytest.raises(error):
+        read()
     assert not left_over(closed)
 
 

@@ -24,10 +24,11 @@ _IGNORED = frozenset({"flock"})  # locks are of the kernel, and gone after a pow
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """Bytes at an offset of a file."""
+    """Bytes at an offset of a file. `data` may be short where nobody wants to see an image."""
 
     inode: int
     offset: int
+    size: int
     data: bytes = field(repr=False)
 
 
@@ -141,7 +142,7 @@ class Disk:
             else:
                 made = self._new_file()
                 data = Path(entry.path).read_bytes()
-                self._effects.append(Wrote(made, 0, data))
+                self._effects.append(Wrote(made, 0, len(data), data))
                 self._sizes[made] = len(data)
             self._effects.append(Named(inode, entry.name, made))
             self._names[inode][entry.name] = made
@@ -160,8 +161,7 @@ class Disk:
     def _write(self, path: str, data: bytes, size: int) -> None:
         """Every file here is written once, from its start to its end."""
         inode = self._at(path)
-        assert len(data) >= size, "the log was cut: raise MAX_DATA_BYTES"
-        self._add(Wrote(inode, self._sizes[inode], data[:size]))
+        self._add(Wrote(inode, self._sizes[inode], size, data[:size]))
         self._sizes[inode] += size
 
     def _sync(self, path: str) -> None:
@@ -222,6 +222,7 @@ def _walk(names: dict[int, dict[str, int]], inode: int, prefix: str) -> Iterator
 
 def _content(parts: list[Wrote]) -> bytes:
     """Bytes that were lost between others read as zeros."""
+    assert all(len(part.data) == part.size for part in parts), "the log was cut: ask for data, raise MAX_DATA_BYTES"
     if len(parts) == 1 and parts[0].offset == 0:
         return parts[0].data
     data = bytearray(max((part.offset + len(part.data) for part in parts), default=0))

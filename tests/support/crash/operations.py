@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -152,7 +153,7 @@ class MortalBackend:
 
     def delete(self, keys: Iterable[Key | Unfinished]) -> None:
         for key in keys:
-            self.call(f"delete {key}", lambda key=key: self._inner.delete([key]))  # type: ignore[misc]  # mypy 7568
+            self.call(f"delete {key}", partial(self._inner.delete, [key]))
 
 
 class ManifestLast:
@@ -205,7 +206,8 @@ def make_trees(root: Path) -> tuple[Path, Path]:
     for twin in ("twin-a", "twin-b"):
         _write(first / "counts/0" / twin, b"twin" * 5_000)
     _write(first / "counts/0/000001.sst", noise.bytes((1 << 20) + 100))  # whole
-    _write(first / "counts/0/000002.sst", b"compressible " * 90_000)  # whole, packed
+    _write(first / "counts/0/000002.sst", noise.bytes(1_200_000).hex().encode())  # whole, compressed
+    _write(first / "counts/0/000004.sst", b"compressible " * 90_000)  # so small then that it goes into a pack
     _write(first / "counts/1/empty-file", b"")
     (first / "counts/1/empty-directory").mkdir()
     database = bytearray(noise.bytes((1 << 20) + (3 << 16) + 17))
