@@ -45,11 +45,12 @@ State = str | Path | StateSource
 Offsets = Mapping[str, Mapping[str, int | str]]
 
 
-def init_store(url: str | Path, *, hash_name: str = "blake3") -> StoreHandle:
-    """A new, empty store. Raises: ConflictError if there is one."""
+def init_store(url: str | Path, *, hash_name: str = "blake3", allow_network_fs: bool = False) -> StoreHandle:
+    """A new, empty store. Raises: ConflictError if there is one; UnsafeBackendError on a network file system."""
     ambient = system_ambient()
     place = open_place(str(url), ambient.new_id()[:12])
-    return StoreHandle(stores.init_store(place, HashAlgorithm(hash_name), ambient))
+    algorithm = HashAlgorithm(hash_name)
+    return StoreHandle(stores.init_store(place, algorithm, ambient, allow_network_fs=allow_network_fs))
 
 
 def open_store(url: str | Path) -> StoreHandle:

@@ -14,6 +14,7 @@ import errno
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import IO, BinaryIO, NamedTuple
 
 from msgspec import Struct
@@ -44,6 +45,7 @@ OTHER_CONTENT = "content does not match its digest"
 TABLE_BYTES = TABLE_BLOCKS * BLOCK_BYTES
 MAX_FRAME_BYTES = 4 << 20  # slices are below 1 MiB; what claims to be larger is unpacked piece by piece
 
+_pack_key = lru_cache(maxsize=4096)(BlobKey.parse)  # thousands of files name the same few packs
 _row = struct.Struct(">QQQB32s")
 _COMPACT_BYTES = 1 << 16
 _BROKEN_MEDIUM = {errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR}
@@ -99,7 +101,7 @@ def content_of(file: StateFile | Table) -> tuple[BlobKey, Content] | None:
             return blob_key(file, place), Content(0, stored_bytes_of(file, place), file.bytes, packing, digest)
         case Slice(pack=pack, offset=offset, length=length, codec=codec):
             packing = Packing.PLAIN if codec == "raw" else Packing.FRAME
-            return BlobKey.parse(pack), Content(offset, length, file.bytes, packing, digest)
+            return _pack_key(pack), Content(offset, length, file.bytes, packing, digest)
     return None
 
 
@@ -164,7 +166,7 @@ class Contents:
             self._compact_at[key] = max(_COMPACT_BYTES, 2 * len(rows))
 
     def _add_blocks(self, file: StateFile, place: Blocks) -> None:
-        named = {BlobKey.parse(pack) for pack in place.packs}
+        named = set(map(_pack_key, place.packs))
         for covering in coverings(file, place):
             if covering in self._tables:
                 continue

@@ -152,10 +152,12 @@ class Place(Struct, frozen=True, kw_only=True):
     """Where a store lies, or may be made.
 
     `scratch` is a directory from which `create` takes a file cheaply; `make_folders` makes folders ahead, at
-    one sync for each parent (nothing where names need no folders).
+    one sync for each parent (nothing where names need no folders); `check` raises UnsafeBackendError where a
+    store must not be made, and asks more of a network file system (True: it may be one).
     """
 
     url: str
     backend: Backend
     scratch: Path
     make_folders: Callable[[Iterable[Key]], None]
+    check: Callable[[bool], None] = lambda _: None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
@@ -72,28 +71,37 @@ class Store(Struct, frozen=True, kw_only=True):
                     yield pipeline
 
     def head(self, pipeline: PipelineId) -> CommittedHead:
-        """Raises: SnapshotNotFoundError, CorruptError, WrongStoreError."""
-        return read_head(self.backend, self.record.id, pipeline)
+        """Raises: SnapshotNotFoundError, CorruptError (also where HEAD was lost), WrongStoreError."""
+        try:
+            return read_head(self.backend, self.record.id, pipeline)
+        except SnapshotNotFoundError:
+            return self._head_made_meanwhile(pipeline)
 
     def make_pipeline(self, pipeline: PipelineId) -> CommittedHead:
-        """The pipeline's HEAD, made now if there was none.
-
-        Raises: CorruptError where blobs or manifests lie without a HEAD: it was lost, and is not made up.
-        """
+        """The pipeline's HEAD, made now if there was none. Raises: CorruptError where it was lost."""
         try:
             return self.head(pipeline)
         except SnapshotNotFoundError:
             pass
-        for prefix in (layout.blobs(pipeline), layout.manifests(pipeline), layout.backups(pipeline)):
-            if next(iter(self.backend.list(prefix)), None) is not None:
-                with suppress(SnapshotNotFoundError):
-                    return self.head(pipeline)  # another process has made it meanwhile
-                message = f"HEAD of {pipeline} is missing, but {prefix} is not empty"
-                raise CorruptError(message, hint=LOST_HEAD)
         self.place.make_folders(layout.folders(pipeline))
         first = first_head(self.record.id, pipeline, self.ambient.now(), self.ambient.new_id())
         self.backend.create(layout.head(pipeline), encode_head(first))
         return self.head(pipeline)
+
+    def _head_made_meanwhile(self, pipeline: PipelineId) -> CommittedHead:
+        """There is no HEAD; where blobs or manifests lie it was made since, or lost, and then it is not made up.
+
+        Raises: SnapshotNotFoundError, CorruptError.
+        """
+        prefixes = (layout.blobs(pipeline), layout.manifests(pipeline), layout.backups(pipeline))
+        remains = [prefix for prefix in prefixes if next(iter(self.backend.list(prefix)), None) is not None]
+        try:
+            return read_head(self.backend, self.record.id, pipeline)
+        except SnapshotNotFoundError:
+            if not remains:
+                raise
+        message = f"HEAD of {pipeline} is missing, but {remains[0]} is not empty"
+        raise CorruptError(message, hint=LOST_HEAD)
 
     def manifest(self, head: Head, entry: HeadEntry, *, thorough: bool = True) -> Manifest:
         """The manifest of a root of `head`, checked against its digest and against whose it says it is.
@@ -171,8 +179,11 @@ def decode_manifest(stored: bytes, what: str, *, thorough: bool = True) -> Manif
     return manifest
 
 
-def init_store(place: Place, algorithm: HashAlgorithm, ambient: Ambient) -> Store:
-    """A new, empty store. Raises: ConflictError if there is one."""
+def init_store(
+    place: Place, algorithm: HashAlgorithm, ambient: Ambient, *, allow_network_fs: bool = False
+) -> Store:
+    """A new, empty store. Raises: ConflictError if there is one; UnsafeBackendError."""
+    place.check(allow_network_fs)
     record = StoreRecord(
         format="eoctl.store",
         version=1,

@@ -27,7 +27,7 @@ EXIT_CODES = (
     ExitCode(11, ("snapshot-not-found",), "no such pipeline or snapshot", "list, then choose another"),
     ExitCode(
         12,
-        ("conflict", "fenced", "session-expired", "below-floor", "reuse-lost"),
+        ("conflict", "fenced", "session-expired", "below-floor", "reuse-lost", "poisoned-name"),
         "somebody else won",
         "read again, or stop",
     ),

@@ -34,6 +34,10 @@ def init(
         Literal["blake3", "sha256"],
         typer.Option("--hash", metavar="NAME", help="blake3 or sha256; it is never changed afterwards."),
     ] = "blake3",
+    allow_network_fs: Annotated[
+        bool,
+        typer.Option("--allow-network-fs", help="Allow NFS, SMB or FUSE, if two processes racing there lose nothing."),
+    ] = False,
 ) -> None:
     """Make a new, empty store.
 
@@ -53,7 +57,8 @@ def init(
     with told_by(
         lambda: _became(place, invocation.ambient), unknown=unknown, hint=f"eoctl store info --store {place.url}"
     ):
-        store = init_store(place, HashAlgorithm(hash_name), invocation.ambient)
+        algorithm = HashAlgorithm(hash_name)
+        store = init_store(place, algorithm, invocation.ambient, allow_network_fs=allow_network_fs)
         record = store.record
         value: dict[str, Any] = {"url": place.url, "id": record.id, "format_version": record.version}
         value |= {"hash": str(record.hash), "created_at": record.created_at}

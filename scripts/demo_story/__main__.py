@@ -91,8 +91,8 @@ class Story:
     def _checkpoint_from_inside(self, writer: Program) -> None:
         self._screen.heading("3. Checkpoints from inside, by the Python API")
         self._screen.tell(
-            """A program can commit its own checkpoints; whoever still wrote to the pipeline before it is fenced off. From
-            here on the writer does:"""
+            """A program can commit its own checkpoints; whoever wrote to the pipeline before is fenced off then. From
+            here on the writer does so:"""
         )
         self._screen.block(
             "    with store.pipeline('orders').writer() as writer:\n"
@@ -160,7 +160,7 @@ class Story:
     def _start(self, state: str) -> tuple[Program, str]:
         """A writer of that state, and what it says first."""
         module = ("python", "-m", "scripts.demo_story.writer")
-        options = ("--store", "store", "--customers", str(self._size.customers))
+        options = ("--store", "store", "--keys", str(self._size.customers))
         writer = Program(self._shell, "writer", (*module, state, *options))
         self._programs.append(writer)
         return writer, writer.heard()
@@ -168,7 +168,7 @@ class Story:
     def _check(self, state: str, offset: int) -> None:
         customers = self._size.customers
         module = "python -m scripts.demo_story.check"
-        said = self._shell.run(f"{module} {state} --customers {customers} --offset {offset}")
+        said = self._shell.run(f"{module} {state} --keys {customers} --offset {offset}")
         expect(f"{customers + 1:,} keys compared" in said and "none wrong" in said, "keys are missing")
 
     def _expect_checkpoints(self, count: int) -> None:
@@ -185,10 +185,8 @@ class Story:
 def main() -> int:
     """0: everything was as told."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument(
-        "--quick", action="store_true", help=f"a state of {QUICK.megabytes} MB, not {FULL.megabytes} MB"
-    )
-    parser.add_argument("--keep", action="store_true", help="leave the folder with the store and the states")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK.megabytes} MB, not {FULL.megabytes}")
+    parser.add_argument("--keep", action="store_true", help="leave the store and the states")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     # So that the folder goes and the writer ends, whatever ends this.
@@ -210,8 +208,8 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
     screen.heading("All as told")
     screen.tell(
-        f"""{COMPLETE + 1} checkpoints of {size.customers:,} customers, a kill -9 in the middle of one more, two restores
-        with every key compared, in {time.monotonic() - began:.0f} seconds."""
+        f"""{COMPLETE + 1} checkpoints of {size.customers:,} customers, a kill -9 in the middle of one more, two
+        restores with every key compared, in {time.monotonic() - began:.0f} seconds."""
     )
     return 0
 

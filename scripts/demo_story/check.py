@@ -11,28 +11,33 @@ from rocksdict import AccessType, Options, Rdict
 
 from scripts.demo_story.orders import expected_state
 
+MAX_SHOWN = 10
+
 
 def main() -> int:
     """0: every key is there with the right value, and no other."""
     parser = argparse.ArgumentParser(prog="check", description=__doc__)
     parser.add_argument("state", type=Path)
     parser.add_argument("--offset", type=int, required=True, help="of the next order")
-    parser.add_argument("--customers", type=int, required=True)
+    parser.add_argument("--keys", type=int, required=True, help="how many customers there are")
     arguments = parser.parse_args()
     database = Rdict(str(arguments.state), options=Options(raw_mode=True), access_type=AccessType.read_only())
-    expected = expected_state(arguments.offset, arguments.customers)
+    expected = expected_state(arguments.offset, arguments.keys)
     keys = wrong = 0
     for found, wanted in itertools.zip_longest(database.items(), expected):
         keys += 1
-        if found is None or wanted is None or (bytes(found[0]), bytes(found[1])) != wanted:
+        if found != wanted:
             wrong += 1
-            key = (found or wanted)[0]
-            print(f"wrong: key {bytes(key).hex()}" if wrong < 10 else "...", file=sys.stderr)
-            if wrong == 10:
+            print(f"wrong: found {_shown(found)}, wanted {_shown(wanted)}", file=sys.stderr)
+            if wrong == MAX_SHOWN:
                 break
     database.close()
     print(f"{keys:,} keys compared with what {arguments.offset:,} orders make: {wrong or 'none'} wrong")
     return 1 if wrong else 0
+
+
+def _shown(pair: tuple[object, object] | None) -> str:
+    return "nothing" if pair is None else f"{pair[0]!r}: {str(pair[1])[:80]}"
 
 
 if __name__ == "__main__":

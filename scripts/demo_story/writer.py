@@ -91,9 +91,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="writer", description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("state", type=Path)
     parser.add_argument("--store", required=True)
-    parser.add_argument("--customers", type=int, required=True)
+    parser.add_argument("--keys", type=int, required=True, help="how many customers there are")
     arguments = parser.parse_args()
-    orders = Orders(arguments.state, arguments.customers)
+    orders = Orders(arguments.state, arguments.keys)
     say(f"{arguments.state} is open, at offset {orders.offset:,}")
     with ExitStack() as stack:
         halting = Halting()

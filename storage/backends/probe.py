@@ -44,7 +44,7 @@ def is_network(file_system: str) -> bool:
     return _NETWORK.match(file_system) is not None
 
 
-def check_file_system(backend: LocalBackend, root: Path, *, allow_network: bool) -> None:
+def check_file_system(backend: LocalBackend, root: Path, allow_network: bool) -> None:  # noqa: FBT001  (of Place)
     """A store may be made here.
 
     Raises: UnsafeBackendError on a network file system, unless it is allowed and two processes racing for a
@@ -69,7 +69,10 @@ def race(backend: LocalBackend, root: Path) -> None:
     key = Key("tmp/race/HEAD")
     backend.delete([key])
     backend.create(key, b"0")
-    children = [_racer(backend, key) for _ in range(RACERS)]
+    waiting, go = os.pipe()
+    children = [_racer(backend, key, waiting, go) for _ in range(RACERS)]
+    os.close(waiting)
+    os.close(go)  # all of them start now
     failed = [os.waitpid(child, 0)[1] != 0 for child in children]
     with backend.open(key) as file:
         total = file.read()
@@ -81,13 +84,15 @@ def race(backend: LocalBackend, root: Path) -> None:
         )
 
 
-def _racer(backend: LocalBackend, key: Key) -> int:
+def _racer(backend: LocalBackend, key: Key, waiting: int, go: int) -> int:
     """A process that adds one to the value, as often as it takes; its exit code says whether it could."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
+        os.close(go)
+        os.read(waiting, 1)
         won = 0
         while won < RACE_ROUNDS:
             with backend.open(key) as file:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from formats.errors import UsageError
 from storage.backend import Place
 from storage.backends.local import LocalBackend
+from storage.backends.probe import check_file_system
 
 
 def open_place(url: str, token: str) -> Place:
@@ -26,4 +28,10 @@ def open_place(url: str, token: str) -> Place:
         raise UsageError("the store URL is empty", hint="--store PATH, or set EOCTL_STORE")
     root = Path(path).expanduser().absolute()
     backend = LocalBackend(root, token)
-    return Place(url=str(root), backend=backend, scratch=backend.scratch, make_folders=backend.make_folders)
+    return Place(
+        url=str(root),
+        backend=backend,
+        scratch=backend.scratch,
+        make_folders=backend.make_folders,
+        check=partial(check_file_system, backend, root),
+    )

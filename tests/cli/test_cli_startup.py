@@ -64,7 +64,10 @@ def test_creating_a_checkpoint_of_a_directory_needs_no_engine(orders: CommandLin
 
 
 def test_the_garbage_collector_is_off_in_the_program_only(home: Path, eoctl: CommandLine) -> None:
-    told = "import gc, sys; from eoctl.cli.main import main; {}; print(gc.isenabled(), file=sys.stderr)"
+    told = (
+        "import atexit, gc, sys; from eoctl.cli.main import main; "
+        "atexit.register(lambda: print(gc.isenabled(), file=sys.stderr)); {}"
+    )
     for call, enabled in (("sys.argv = ['eoctl', '--version']; main()", "False"), ("main(['--version'])", "True")):
         done = subprocess.run(
             [sys.executable, "-c", told.format(call)],
@@ -75,3 +78,25 @@ def test_the_garbage_collector_is_off_in_the_program_only(home: Path, eoctl: Com
             check=True,
         )
         assert done.stderr.strip() == enabled
+
+
+@pytest.mark.parametrize(("words", "code"), [("['--version']", 0), ("['nope']", 2)])
+def test_the_program_ends_at_once_but_for_what_was_registered(eoctl: CommandLine, words: str, code: int) -> None:
+    script = (
+        "import atexit, sys; from eoctl.cli.main import main; atexit.register(lambda: print('registered')); "
+        f"sys.argv[1:] = {words}; main(); print('never reached')"
+    )
+    eoctl.program = [sys.executable, "-c", script]
+    done = eoctl.process()
+    assert done.code == code
+    assert done.lines[-1:] == ["registered"]
+
+
+def test_the_program_waits_for_threads_that_have_something_to_finish(eoctl: CommandLine) -> None:
+    script = (
+        "import sys, threading; from eoctl.cli.main import main; go = threading.Event(); "
+        "threading.Thread(target=lambda: (go.wait(), print('finished'))).start(); "
+        "sys.argv[1:] = ['--version']; main(); go.set()"
+    )
+    eoctl.program = [sys.executable, "-c", script]
+    assert eoctl.process().lines == ["eoctl 0.1.0", "finished"]

@@ -27,14 +27,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from eoctl.services.checkpoint import Opened
 from formats.errors import CommitUnknownError, EoctlError
 from formats.head import Head, HeadEntry, decode_head, roots
-from formats.ids import BlobKey, HashAlgorithm, TxId
+from formats.ids import BlobKey, Era, HashAlgorithm, TxId
 from formats.manifest import Manifest, blobs
+from storage import layout
 from storage.backend import Backend, Body, Folder, Found, Key, Reach, Unfinished, Version
 from storage.head import Edit, expire, hold, raise_era, release, swap_head, tag, undelete
 from storage.session import Session
 from storage.store import Store, init_store
 from tests.support.fakes import FakeAmbient, time_text
-from tests.support.faulty import WRITES, Call, Crash, Fault, FaultyBackend, Meanwhile
+from tests.support.faulty import Call, Crash, Fault, FaultyBackend, Meanwhile
 from tests.support.places import (
     PIPELINE,
     Plan,
@@ -69,27 +70,46 @@ CONTENTS = {
 }
 SMALL = [name for name in CONTENTS if not name.startswith("large")]
 NAMES = ["a", "b", "c/d", "c/e"]
-READ_FAULTS = frozenset({Fault.REFUSED, Fault.DENIED, Fault.CRASH_BEFORE, Fault.CRASH_AFTER})
-
-TROUBLES: list[Fault | str] = [
-    *Fault,
+ACTIONS = [
     "advance",
     "advance twice and sweep",
     "expire the newest",
+    "expire all, advance and sweep",
     "expire all, advance twice and sweep",
     "a rival attempt",
     "a rival commit",
+    "poison",
     "raise the era",
     "raise the floor",
     "deliver",
 ]
 Where = tuple[str, int]  # a verb, and which of its calls, from 0
-PLACES: list[Where] = [("swap", number) for number in (0, 0, 0, 1, 2)]  # the first one is most often the commit
-PLACES += [("create", number) for number in range(5)]
-PLACES += [("open", number) for number in range(5)]
-PLACES += [("list", 0), ("stat", 0)]
-Trouble = dict[Where, Fault | str]
-TROUBLE = st.dictionaries(st.sampled_from(PLACES), st.sampled_from(TROUBLES), max_size=3)
+What = tuple[Fault | None, str]  # a fault, and what others do: before the effect; after it where the reply is lost
+
+
+def troubles() -> Iterator[tuple[Where, What]]:
+    """Every trouble that one call may meet; the more telling ones more than once."""
+    swaps: list[Where] = [("swap", 0), ("swap", 0), ("swap", 1), ("swap", 2)]
+    creates: list[Where] = [("create", number) for number in range(4)]
+    opens: list[Where] = [("open", number) for number in range(6)]
+    for where in swaps + creates:
+        for fault in Fault:
+            yield where, (fault, "")
+    for where in swaps:
+        for action in ACTIONS:
+            yield where, (Fault.LOST, action)
+            yield where, (Fault.REPLY_LOST, action)
+            yield where, (None, action)
+    for where in creates + opens:
+        for action in ACTIONS:
+            yield where, (None, action)
+    for where in opens:
+        for fault in (Fault.REFUSED, Fault.DENIED, Fault.CRASH_BEFORE):
+            yield where, (fault, "")
+
+
+Trouble = dict[Where, What]
+TROUBLE = st.lists(st.sampled_from([*troubles()]), max_size=3).map(dict)
 
 
 class Watched:
@@ -132,7 +152,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="eoctl-machine-"))
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # power loss is tested elsewhere
+        self.folder = Path(tempfile.mkdtemp(prefix="eoctl-machine-", dir=memory))
         place = memory_place(self.folder / "tmp") if self.kind == "memory" else local_place(self.folder / "store")
         store = init_store(place, HashAlgorithm.BLAKE3, FakeAmbient().ambient())
         self.watched = Watched(place.backend)
@@ -161,11 +182,12 @@ class StoreMachine(RuleBasedStateMachine):
         seen: Counter[str] = Counter()
 
         def decide(call: Call) -> Fault | Meanwhile | None:
-            chosen = trouble.get((call.verb, seen[call.verb]))
+            fault, action = trouble.get((call.verb, seen[call.verb]), (None, ""))
             seen[call.verb] += 1
-            if isinstance(chosen, Fault):
-                return chosen if call.verb in WRITES or chosen in READ_FAULTS else Fault.REFUSED
-            return None if chosen is None else Meanwhile(before=partial(self.others, chosen))
+            if not action:
+                return fault
+            act = partial(self.others, action)
+            return Meanwhile(after=act, fault=fault) if fault is Fault.REPLY_LOST else Meanwhile(act, fault=fault)
 
         faulty = FaultyBackend(self.watched, decide)
         self.bags.append(faulty)
@@ -177,6 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
             "advance": [self.sweeper.advance],
             "advance twice and sweep": [self.sweeper.advance, self.sweeper.advance, self.sweep],
             "expire the newest": [lambda: self.expire_last(1)],
+            "expire all, advance and sweep": [lambda: self.expire_last(99), self.sweeper.advance, self.sweep],
             "expire all, advance twice and sweep": [
                 lambda: self.expire_last(99),
                 self.sweeper.advance,
@@ -185,6 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
             ],
             "a rival attempt": [lambda: self.writers.append(opened(self.truth))],
             "a rival commit": [self.rival_commit],
+            "poison": [self.poison],
             "raise the era": [lambda: self.sweeper.edit(partial(raise_era, floor=False))],
             "raise the floor": [lambda: self.sweeper.edit(partial(raise_era, floor=True))],
             "deliver": [self.deliver],
@@ -204,6 +228,14 @@ class StoreMachine(RuleBasedStateMachine):
         session = Session(self.truth, PIPELINE, writer.attempt, writer.owner)
         session.commit(lambda own: tagged(Plan(files)(own), number))
         self.reported[number] = True
+
+    def poison(self) -> None:
+        """Other bytes lie under names that sessions are about to use."""
+        for name in ("other small", "small"):
+            digest = self.truth.hash.digest(CONTENTS[name])
+            for era in range(self.head.era, self.head.era + 3):
+                key = layout.blob(PIPELINE, BlobKey(digest, Era(era)))
+                self.watched.create(key, b"other bytes")
 
     def sweep(self) -> None:
         """The keys that the delete rule lets go are gone, and stay condemned."""
@@ -332,7 +364,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.attempt(None, swap) == "success":
             assert any(done(head) for head in self.watched.heads[began - 1 :]), f"{what} of {label} was reported"
 
-    @rule(what=st.sampled_from([name for name in TROUBLES if not isinstance(name, Fault)]))
+    @rule(what=st.sampled_from(ACTIONS))
     def others_act(self, what: str) -> None:
         self.others(what)
 
@@ -461,6 +493,6 @@ class LocalStoreMachine(StoreMachine):
 
 
 TestInMemory = StoreMachine.TestCase
-TestInMemory.settings = settings(QUIET, max_examples=500 if ALL else 80)
+TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 150)
 TestOnDisk = LocalStoreMachine.TestCase
-TestOnDisk.settings = settings(QUIET, max_examples=100 if ALL else 12)
+TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 40)
