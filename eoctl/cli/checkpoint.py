@@ -270,8 +270,8 @@ def verify(
     """Check that what snapshots need is there and undamaged.
 
     quick: manifests, and that every blob is there with its size. sample: also the bytes of some blobs, in turn. full:
-    every byte. drill: a real restore, compared byte by byte and removed again. Damage is exit code 3, and each damaged
-    file is told with the snapshots that it harms. The result is kept in the store as a report.
+    every byte. drill: a real restore, whose every byte is checked, and which is removed again. Damage is exit code 3,
+    and each damaged file is told with the snapshots that it harms. The result is kept in the store as a report.
 
     Example:
         eoctl checkpoint verify -p orders --level quick

@@ -62,6 +62,7 @@ def _columns(rows: Sequence[PipelineRow], now: float) -> list[Column]:
         Column(title="NEWEST", cells=[row.newest or "-" for row in rows], right=True),
         Column(
             title="CREATED (UTC)",
+            short_title="UTC",
             cells=[minute(row.newest_at) if row.newest_at else "-" for row in rows],
             short=[minute(row.newest_at)[5:] if row.newest_at else "-" for row in rows],
         ),

@@ -27,6 +27,7 @@ def snapshot_columns(rows: Sequence[SnapshotRow], now: float) -> list[Column]:
         ),
         Column(
             title="CREATED (UTC)",
+            short_title="UTC",
             cells=created,
             short=[text[5:] for text in created],
         ),
