@@ -27,7 +27,7 @@ from storage.blobs import digest_of
 from storage.blocks import BlockFile, BlockWriter
 from storage.files import changed, compressor, opened, probe, read_all, read_chunks, share, write_all
 from storage.os_errors import told
-from storage.packing import PACK_BYTES, SMALL_BYTES, Layout, SourceFile, goes_inline
+from storage.packing import PACK_BYTES, SMALL_BYTES, Layout, SourceFile, goes_inline, layout_of
 from storage.packs import Packer, Pending, shrunk
 from storage.session import Session
 from storage.transfer import each
@@ -61,10 +61,11 @@ class Ingest(Struct, frozen=True, kw_only=True):
         previous: Mapping[str, StateFile],
         role: Role,
         empty_directories: Sequence[str] = (),
+        layout: Layout | None = None,
     ) -> tuple[StateFile, ...]:
         """A state file for every file below `root`, sorted by name; their content is in the store.
 
-        `previous`: the files of the same subtask in the base, by name.
+        `previous`: the files of the same subtask in the base, by name. `layout`: of large files; None: by name.
         Raises: BadNameError, NameClashError, SourceChangedError, what storing raises.
         """
         names = [file.name for file in files]
@@ -87,9 +88,10 @@ class Ingest(Struct, frozen=True, kw_only=True):
         packer = Packer(self.session.store.hash, self.session.scratch, self._upload_pack)
         try:
             self._small(root, small, outgrown, role, packer, found)
-            whole = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.WHOLE]
+            large = [(file, layout or layout_of(file.name)) for file in rest if file.bytes >= SMALL_BYTES]
+            whole = [file for file, kept_as in large if kept_as is Layout.WHOLE]
             self._immutable(root, whole, role, packer, found)
-            mutable = [file for file in rest if file.bytes >= SMALL_BYTES and file.layout is Layout.BLOCKS]
+            mutable = [file for file, kept_as in large if kept_as is Layout.BLOCKS]
             self._mutable(root, mutable, role, previous, packer, found)
         finally:
             packer.discard()

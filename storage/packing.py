@@ -55,7 +55,6 @@ class SourceFile(Struct, frozen=True, gc=False):
     bytes: int
     stamp: str
     settled: bool
-    layout: Layout
 
 
 def layout_of(name: str) -> Layout:

@@ -20,7 +20,7 @@ from formats.errors import BadNameError, UsageError
 from formats.manifest import Engine
 from storage.files import stamp_of as stamp_of  # noqa: PLC0414  (its home is below; sources use it here)
 from storage.os_errors import translated
-from storage.packing import SourceFile, layout_of
+from storage.packing import SourceFile
 
 _SECOND_NS = 1_000_000_000
 _COARSE_NS = 10_000_000
@@ -63,7 +63,6 @@ def source_file(name: str, found: os.stat_result, now_ns: int) -> SourceFile:
         found.st_size,
         f"{found.st_dev:x}.{found.st_ino:x}.{modified:x}",
         modified + (1 if modified % _COARSE_NS else _granularity_ns(modified)) <= now_ns,
-        layout_of(name),
     )
 
 

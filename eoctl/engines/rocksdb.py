@@ -368,9 +368,8 @@ def _describe(files: Path, **properties: str) -> Captured:
     names = ",".join(families := _families(options))
     properties["column_families"] = names if len(names.encode()) <= MAX_STRING_BYTES else str(len(families))
     tree = capture_tree(files, Engine("rocksdb", _setting(options, "rocksdb_version"), properties))
-    files_held = tuple(replace(file, layout=Layout.WHOLE) for file in tree.files)
     states = tuple(StateInfo(name=name, kind="column-family") for name in families)
-    return replace(tree, files=files_held, role="keyed", states=states)
+    return replace(tree, role="keyed", layout=Layout.WHOLE, states=states)
 
 
 def _verified(captured: Captured, database: Path, directory: Path) -> Captured:

@@ -9,17 +9,21 @@ from typing import Protocol, runtime_checkable
 from msgspec import Struct
 
 from formats.manifest import Engine, Role, StateInfo
-from storage.packing import SourceFile
+from storage.packing import Layout, SourceFile
 
 
 class Captured(Struct, frozen=True, kw_only=True):
-    """A consistent set of files below `root`, valid until the context that gave it ends."""
+    """A consistent set of files below `root`, valid until the context that gave it ends.
+
+    `layout`: how large files are kept; None: as their names tell.
+    """
 
     engine: Engine
     root: Path
     files: tuple[SourceFile, ...]
     empty_directories: tuple[str, ...] = ()
     role: Role = "opaque"
+    layout: Layout | None = None
     states: tuple[StateInfo, ...] = ()
 
 

@@ -64,7 +64,7 @@ class SqliteSource:
         except sqlite3.Error as error:
             raise _error_of(error, path) from error
         found = capture_tree(copy.parent, Engine("sqlite", sqlite3.sqlite_version, properties))
-        return replace(found, files=tuple(replace(file, layout=Layout.BLOCKS) for file in found.files))
+        return replace(found, layout=Layout.BLOCKS)
 
     def _copy(self, target: Path) -> dict[str, str]:
         uri = f"{self.path.absolute().as_uri()}?mode=ro"

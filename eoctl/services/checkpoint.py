@@ -145,6 +145,7 @@ def _operators(request: Request, captured: list[Captured], ingest: Ingest) -> tu
                 previous.get((identity, part.subtask), {}),
                 capture.role,
                 capture.empty_directories,
+                capture.layout,
             )
             subtasks.append(
                 SubtaskState(

@@ -10,7 +10,7 @@ from eoctl.engines.directory import DirectorySource, capture_tree, source_file, 
 from eoctl.engines.source import Captured
 from formats.errors import AccessDeniedError, BadNameError, UsageError
 from formats.manifest import Engine
-from storage.packing import Layout
+from storage.packing import Layout, layout_of
 
 SECOND_NS = 1_000_000_000
 HUNDREDTH_NS = 10_000_000
@@ -74,7 +74,7 @@ def test_a_file_written_again_has_another_stamp(root: Path) -> None:
 def test_tables_are_stored_whole_and_other_files_as_blocks(root: Path) -> None:
     write(root / "000001.sst")
     write(root / "state.bin")
-    assert [file.layout for file in captured(root).files] == [Layout.WHOLE, Layout.BLOCKS]
+    assert [layout_of(file.name) for file in captured(root).files] == [Layout.WHOLE, Layout.BLOCKS]
 
 
 def test_the_engine_is_what_the_caller_says(root: Path) -> None:

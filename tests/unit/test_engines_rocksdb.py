@@ -223,7 +223,7 @@ def test_it_says_what_it_is(closed: Path) -> None:
             StateInfo(name="default", kind="column-family"),
             StateInfo(name="counts", kind="column-family"),
         )
-        assert {file.layout for file in captured.files} == {Layout.WHOLE}
+        assert captured.layout is Layout.WHOLE
 
 
 def test_tables_keep_their_stamps_from_capture_to_capture_and_the_rest_is_fresh(closed: Path) -> None:
@@ -844,7 +844,7 @@ def test_a_checkpoint_holds_the_state_as_of_now(writer: Writer, tmp_path: Path) 
         assert captured.engine.properties == {"captured": "checkpoint", "column_families": "default,counts"}
         assert captured.role == "keyed"
         assert [state.name for state in captured.states] == ["default", "counts"]
-        assert {file.layout for file in captured.files} == {Layout.WHOLE}
+        assert captured.layout is Layout.WHOLE
     assert not left_over(writer.path)
 
 

@@ -149,7 +149,7 @@ def test_it_says_what_it_is(path: Path) -> None:
         }
         (file,) = captured.files
         assert file.name == "state.db"
-        assert file.layout is Layout.BLOCKS
+        assert captured.layout is Layout.BLOCKS
         assert file.bytes == path.stat().st_size
         assert captured.empty_directories == ()
 
