@@ -477,6 +477,18 @@ def test_folders_made_ahead_are_durable_up_to_the_root(
     assert len(disk.synced) <= 42  # each its bytes and its folder; then `tmp`, once
 
 
+def test_folders_above_the_store_that_cannot_be_synced_do_not_matter(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A read-only image as the root of the file system refuses every fsync of a directory.
+    backend = LocalBackend(root, "test")
+    backend.create(OTHER, b"1")
+    disk = Disk(tmp_path.parent, monkeypatch)
+    disk.broken = dict.fromkeys(["/", str(tmp_path.parents[1]), ""], errno.EINVAL)
+    backend.make_folders([Key("p/orders/o/00"), Key("p/orders/m")])
+    assert backend.create(Key("p/orders/m/1"), b"1") is True
+
+
 # The order of system calls
 
 

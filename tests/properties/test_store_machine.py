@@ -108,6 +108,7 @@ def troubles() -> Iterator[tuple[Where, What]]:
             yield where, (fault, "")
 
 
+BETWEEN: list[Where] = [("open", 0), ("open", 3), ("create", 0), ("create", 1), ("swap", 0)]
 Trouble = dict[Where, What]
 TROUBLE = st.lists(st.sampled_from([*troubles()]), max_size=3).map(dict)
 
@@ -163,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.bags: list[FaultyBackend] = []  # every backend that ever was, for the late requests in it
         self.writers: list[Opened] = []
         self.sessions: list[tuple[Session, int, dict[str, bytes]]] = []
-        self.files: dict[str, bytes] = {"a": CONTENTS["tiny"]}
+        self.files: dict[str, bytes] = {"a": CONTENTS["tiny"], "b": CONTENTS["small"]}
         self.taken: list[dict[str, bytes]] = []  # by number of the try: what the tree held
         self.reported: dict[int, bool | None] = {}  # by number of the try: success, failure, or unknown
         self.appeared: Counter[int] = Counter()
@@ -297,6 +298,16 @@ class StoreMachine(RuleBasedStateMachine):
         living = Opened(self.process(trouble), PIPELINE, writer.attempt, writer.owner)
         self.attempt(number, lambda: checkpoint_tree(living, tree, tags=(tag_of(number),)))
 
+    @rule(place=st.sampled_from(BETWEEN), what=st.sampled_from(ACTIONS))
+    def create_a_checkpoint_while_others_act(self, place: Where, what: str) -> None:
+        """Without a fault only a rival can keep a newest writer from its checkpoint."""
+        writer = opened(self.truth)
+        tree = write_tree(self.folder / "tree", self.files)
+        number = self.new_try(self.files)
+        living = Opened(self.process({place: (None, what)}), PIPELINE, writer.attempt, writer.owner)
+        outcome = self.attempt(number, lambda: checkpoint_tree(living, tree, tags=(tag_of(number),)))
+        assert outcome == "success" or what.startswith("a rival")
+
     @rule(index=st.integers(0, 7))
     def begin_a_session(self, index: int) -> None:
         writer = self.writers[index % len(self.writers)]
@@ -369,6 +380,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.others(what)
 
     @rule()
+    def poisoned_names_are_used(self) -> None:
+        self.poison()
+        self.rival_commit()
+
     def deliver(self) -> None:
         """Every late request arrives now, whoever sent it and however dead that one is."""
         for faulty in self.bags:
@@ -493,6 +508,6 @@ class LocalStoreMachine(StoreMachine):
 
 
 TestInMemory = StoreMachine.TestCase
-TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 150)
+TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 250)
 TestOnDisk = LocalStoreMachine.TestCase
-TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 40)
+TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 60)

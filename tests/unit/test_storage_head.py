@@ -767,6 +767,26 @@ def test_a_head_that_could_not_be_synced_is_not_settled_by_reading_it_again(worl
         world.commit()
 
 
+def test_a_refusal_that_contradicts_what_is_read_is_no_sure_failure(world: World) -> None:
+    # It arrived twice, so the answer is "changed"; and the reads are stale, so HEAD seems to be what it was.
+    stale = encode_head(world.start)
+
+    class Stale(MemoryBackend):
+        def open(self, key: Key, start: int = 0, length: int | None = None):
+            aside = MemoryBackend(clock=lambda: 0.0)
+            aside.create(key, stale)
+            return aside.open(key, start, length)
+
+        def swap(self, key: Key, body: bytes, expected) -> None:
+            world.inner.swap(key, body, expected)
+
+    world.faulty.inner = Stale(clock=lambda: 0.0)
+    world.faults(Fault.TWICE)
+    with pytest.raises(CommitUnknownError):
+        world.commit()
+    assert labels(world.head().live) == ["1"]
+
+
 def test_an_unknown_commit_of_the_backend_is_final(world: World) -> None:
     class Disk(MemoryBackend):
         def swap(self, key: Key, body: bytes, expected) -> None:

@@ -49,6 +49,7 @@ from tests.support.places import (
     stored_keys,
     write_tree,
 )
+from tests.support.stores import noise
 from tests.support.sweeper import Sweeper
 
 OLD = {"a": b"content of a", "b": b"content of b"}
@@ -294,6 +295,33 @@ def test_a_large_changing_file_outlives_the_base_whose_blocks_it_shares(
     assert contents(store, head.live[0]) == {"db": second}
 
 
+@pytest.mark.parametrize("name", ["inline", "packed", "whole.sst", "blocks.db"])
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_base_of_an_older_era_that_is_swept_is_noticed_though_the_session_is_above_the_floor(
+    store: Store, gc: Sweeper, tmp_path: Path, name, changed
+) -> None:
+    size = {"inline": 100, "packed": 20_000}.get(name, (1 << 20) + 70_000)
+    data = noise(size)
+    tree = write_tree(tmp_path / "tree", {name: data, "old name": noise(9000, 5)})
+    checkpoint_tree(opened(store), tree)
+    gc.advance()
+    files = {name: data[:-1] + b"!" if changed else data, "new name": noise(9000, 5)}
+    write_tree(tree, files)
+    writer = opened(store)
+
+    def drop() -> None:
+        gc.expire("1")
+        head = gc.advance()
+        assert head.floor == head.era - 1  # where the session is
+        gc.sweep()
+
+    faulty = FaultyBackend(store.backend, first_time("create", "/m/", drop))
+    checkpoint_tree(Opened(behind(store, faulty), PIPELINE, writer.attempt, writer.owner), tree)
+    head = check_roots(store)
+    assert [entry.label for entry in head.live] == ["2"]
+    assert contents(store, head.live[0]) == files
+
+
 def test_a_base_that_is_swept_before_its_manifest_is_read_is_no_base(store: Store, gc: Sweeper) -> None:
     committed(store, OLD)
 
@@ -331,6 +359,19 @@ def test_other_bytes_under_a_blobs_name_are_left_alone_and_a_new_era_begins(stor
     assert plan.uploads == [["a", "b"], ["b"]]
     with store.backend.open(layout.blob(PIPELINE, BlobKey.parse(name.rpartition("/")[2]))) as file:
         assert file.read() == b"other bytes"
+
+
+def test_keys_of_an_earlier_era_of_the_same_session_fall_below_the_floor_first(store: Store, gc: Sweeper) -> None:
+    session = session_of(store)
+    poison(store, OLD["b"], session.era)  # so "a" is confirmed in era 1, and "b" and the manifest come in era 2
+
+    def advance() -> None:
+        assert gc.advance().floor == 2
+        gc.sweep()
+
+    entry = session.commit(Plan(OLD, then=once(advance)))
+    assert contents(store, entry) == OLD
+    assert check_roots(store).live == (entry,)
 
 
 def test_an_era_full_of_poison_is_left_behind_as_well(store: Store) -> None:
@@ -490,6 +531,21 @@ def test_savepoints_and_checkpoints_do_not_fence_each_other(store: Store) -> Non
 # Outcomes
 
 
+def test_a_savepoint_that_came_and_went_before_its_reply_is_not_made_again(store: Store, gc: Sweeper) -> None:
+    committed(store, OLD)
+
+    def come_and_go() -> None:
+        gc.expire("s1")
+        gc.advance()
+
+    lost = Meanwhile(after=come_and_go, fault=Fault.REPLY_LOST)
+    session = Session(behind(store, FaultyBackend(store.backend, script("swap", [lost]))), PIPELINE)
+    plan = Plan(NEW)
+    with pytest.raises(CommitUnknownError):
+        session.commit(lambda own: msgspec.structs.replace(plan(own), kind="savepoint", name="s1", id=0))
+    assert [entry.label for entry in roots(check_roots(store))] == ["1"]
+
+
 @pytest.mark.parametrize("fault", [Fault.LOST, Fault.REPLY_LOST, Fault.LATE, Fault.TWICE, Fault.REFUSED])
 @pytest.mark.parametrize("verb", ["create", "swap"])
 def test_one_fault_of_any_kind_is_a_success_once_or_a_failure_and_a_retry(store: Store, verb, fault) -> None:
@@ -598,7 +654,7 @@ def test_a_pipeline_whose_head_was_lost_is_not_made_up(store: Store) -> None:
     store.backend.delete([layout.head(PIPELINE)])
     with pytest.raises(CorruptError):
         open_writer(store, PIPELINE)
-    with pytest.raises(SnapshotNotFoundError):
+    with pytest.raises(CorruptError):
         Session(store, PIPELINE)
     assert store.backend.stat(layout.head(PIPELINE)) is None
 
