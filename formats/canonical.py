@@ -35,9 +35,7 @@ def encode(record: msgspec.Struct) -> bytes:
         raise BadManifestError(message, hint="rename it at the source; nothing was taken in") from error
 
 
-def decode(
-    data: bytes, record: type[Record], *, what: str, max_bytes: int, canonical: bool = True
-) -> Record:
+def decode(data: bytes, record: type[Record], *, what: str, max_bytes: int, canonical: bool = True) -> Record:
     """The record that `data` is the canonical form of; `what` names it in errors.
 
     Not `canonical`: bytes whose digest vouches for them are not encoded again to compare.

@@ -297,11 +297,7 @@ def check_manifest(manifest: Manifest) -> None:
     if used.keys() != packs.keys():
         _bad(manifest, "packs named are not the packs used")
     for slices in used.values():
-        end = 0
-        for offset, length, _ in sorted(slices):
-            if offset < end:
-                _bad(manifest, "slices of a pack overlap")
-            end = offset + length
+        _check_apart(manifest, slices)
 
 
 def _check_place(
@@ -332,6 +328,15 @@ def _check_place(
             for table in tables:
                 _check_place(manifest, table, packs, used)
     return 0
+
+
+def _check_apart(manifest: Manifest, slices: set[tuple[int, int, str]]) -> None:
+    """Slices of one pack are the same or lie apart: bytes never stand for two contents."""
+    end = 0
+    for offset, length, _ in sorted(slices):
+        if offset < end:
+            _bad(manifest, "slices of a pack overlap")
+        end = offset + length
 
 
 def _distinct(manifest: Manifest, names: list[str], what: str) -> None:

@@ -24,7 +24,6 @@ _zeros = memoryview(bytes(CHUNK_BYTES))
 FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
 
 
-
 @contextlib.contextmanager
 def opened(root: Path, file: SourceFile) -> Iterator[int]:
     """A descriptor of the file, which was the one that was listed, and unchanged at the end of the context.

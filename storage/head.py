@@ -141,7 +141,7 @@ def expire(head: Head, labels: frozenset[str], now: str) -> Head:
     _require_active(head)
     gone = labels - {entry.label for entry in head.live} - {trashed.entry.label for trashed in head.trash}
     if gone:
-        raise not_found(head, sorted(gone)[0])
+        raise not_found(head, min(gone))
     legal = {hold.entry.label for hold in head.holds if hold.expires_at is None} & labels
     if legal:
         message = f"{head.pipeline}@{min(legal)} is under a hold without an end"
@@ -279,6 +279,9 @@ def swap_head(
                     raise
             if _shows(seen.head, txid) or seen.head.nonce == successor.nonce:
                 return seen
+            # Refused, though HEAD is what was expected: somebody contradicts himself, so nothing is sure.
+            refused = isinstance(last, VersionMismatchError | KeyAbsentError)
+            uncertain = uncertain or (refused and seen.version == current.version)
             if seen.version != current.version:
                 break
             ambient.wait(_pause(resend))  # HEAD is still what it was: the same bytes again exclude the late copy

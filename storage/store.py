@@ -179,9 +179,7 @@ def decode_manifest(stored: bytes, what: str, *, thorough: bool = True) -> Manif
     return manifest
 
 
-def init_store(
-    place: Place, algorithm: HashAlgorithm, ambient: Ambient, *, allow_network_fs: bool = False
-) -> Store:
+def init_store(place: Place, algorithm: HashAlgorithm, ambient: Ambient, *, allow_network_fs: bool = False) -> Store:
     """A new, empty store. Raises: ConflictError if there is one; UnsafeBackendError."""
     place.check(allow_network_fs)
     record = StoreRecord(

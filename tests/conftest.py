@@ -100,8 +100,6 @@ def _skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 def _selection(config: pytest.Config) -> str:
     options = [
-        f"{flag} '{value}'"
-        for flag, value in (("-m", config.option.markexpr), ("-k", config.option.keyword))
-        if value
+        f"{flag} '{value}'" for flag, value in (("-m", config.option.markexpr), ("-k", config.option.keyword)) if value
     ]
     return f"left out by {' and '.join(options) or 'the selection'}"

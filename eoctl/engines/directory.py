@@ -70,7 +70,7 @@ def tick_ns() -> int:
     """Now, by the clock that the kernel stamps files with, which advances in ticks of some milliseconds."""
     if hasattr(time, "CLOCK_REALTIME_COARSE"):
         return time.clock_gettime_ns(time.CLOCK_REALTIME_COARSE)
-    return time.time_ns() - _COARSE_NS
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) - _COARSE_NS
 
 
 def _granularity_ns(mtime_ns: int) -> int:

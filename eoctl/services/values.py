@@ -33,6 +33,8 @@ class SnapshotRow(Struct, frozen=True, kw_only=True):
 
 
 class StateRow(Struct, frozen=True, kw_only=True):
+    """A named state of an operator; None where its engine does not tell."""
+
     name: str
     kind: str
     bytes: int | None
@@ -40,6 +42,8 @@ class StateRow(Struct, frozen=True, kw_only=True):
 
 
 class OperatorRow(Struct, frozen=True, kw_only=True):
+    """One operator of a snapshot."""
+
     uid: str
     id: str
     name: str
@@ -55,17 +59,23 @@ class OperatorRow(Struct, frozen=True, kw_only=True):
 
 
 class SourceRow(Struct, frozen=True, kw_only=True):
+    """Where one source stands."""
+
     uid: str
     offsets: dict[str, int | str]
 
 
 class TransactionRow(Struct, frozen=True, kw_only=True):
+    """One committable of a sink."""
+
     id: str
     state: str
     checkpoint: int
 
 
 class SinkRow(Struct, frozen=True, kw_only=True):
+    """One sink's transactions."""
+
     uid: str
     transactions: tuple[TransactionRow, ...]
 
@@ -118,6 +128,8 @@ class FileRow(Struct, frozen=True, kw_only=True):
 
 
 class ChangedFile(Struct, frozen=True, kw_only=True):
+    """A file of the same name and other content."""
+
     name: str
     old_bytes: int
     new_bytes: int
@@ -178,8 +190,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
 class DamagedFile(Struct, frozen=True, kw_only=True):
     """One damaged content, and all snapshots that it hurts.
 
-    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD`, `hook` or `restore`; or the blob's name in
-    the store where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no
+    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD`, `hook` or `restore`; or the blob's name
+    in the store where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no
     file; "" for HEAD. `blob`: the damaged value's name in the store.
     """
 
@@ -215,6 +227,8 @@ class Verification(Struct, frozen=True, kw_only=True):
 
 
 class RestoredOperator(Struct, frozen=True, kw_only=True):
+    """Where one subtask's files were put."""
+
     uid: str
     subtask: int
     path: str
@@ -326,6 +340,8 @@ class PipelineRow(Struct, frozen=True, kw_only=True):
 
 
 class HoldRow(Struct, frozen=True, kw_only=True):
+    """One hold on a snapshot."""
+
     id: str
     snapshot: str
     reason: str
@@ -364,6 +380,8 @@ class Deletion(Struct, frozen=True, kw_only=True):
 
 
 class PipelineDetail(Struct, frozen=True, kw_only=True):
+    """A pipeline with its holds, its writers and its snapshots."""
+
     row: PipelineRow
     seq: int
     last_id: int

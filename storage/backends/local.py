@@ -74,13 +74,14 @@ class LocalBackend:
             parents.add(os.path.dirname(path))
         # Whoever made a directory above may have died before its fsync, so all of them are synced here.
         for parent in list(parents):
-            while parent != (above := os.path.dirname(parent)):
+            above = parent
+            while above != os.path.dirname(above):
+                above = os.path.dirname(above)
                 parents.add(above)
-                parent = above
         for parent in sorted(parents):
             ours = parent.startswith(self._root)
-            # Above the store a directory may be closed to us; then it was not this process's kind that made it.
-            with told(Key("p")) if ours else contextlib.suppress(PermissionError):
+            # Above the store a directory may be closed to us, or know no fsync; then nobody like us made it.
+            with told(Key("p")) if ours else contextlib.suppress(PermissionError, SyncFailedError):
                 _sync_directory(parent)
 
     def stat(self, key: Key) -> Found | None:
@@ -107,7 +108,7 @@ class LocalBackend:
             if key.swappable:
                 _sync_directory(os.path.dirname(path))  # I2: nobody acts on a HEAD that a power loss could take back
             if length is None:
-                file = open(descriptor, "rb", buffering=0)
+                file = open(descriptor, "rb", buffering=0)  # noqa: SIM115  (the caller closes it)
                 file.seek(start)
                 return file
             with open(descriptor, "rb", buffering=0) as file:
@@ -260,8 +261,10 @@ def _read_range(descriptor: int, start: int, length: int) -> bytes:
 
 
 def _scan(path: str) -> list[os.DirEntry[str]]:
-    """The entries of a directory sorted as S3 sorts keys: a directory counts with its `/`. Names that are no keys
-    (somebody's `.DS_Store`) are nobody's business."""
+    """The entries of a directory sorted as S3 sorts keys: a directory counts with its `/`.
+
+    Names that are no keys (somebody's `.DS_Store`) are nobody's business.
+    """
     try:
         with os.scandir(path) as entries:
             return sorted((entry for entry in entries if is_key(entry.name)), key=_sort_key)

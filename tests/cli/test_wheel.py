@@ -24,14 +24,8 @@ class Installed:
 
     folder: Path
 
-    def run(
-        self, program: str, *arguments: str, store: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("EOCTL_", "PYTHON", "XDG_"))
-        }
+    def run(self, program: str, *arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EOCTL_", "PYTHON", "XDG_"))}
         environment = kept | {"HOME": str(self.folder)} | ({"EOCTL_STORE": str(store)} if store else {})
         return subprocess.run(
             [self.folder / "venv" / "bin" / program, *arguments],
@@ -45,9 +39,7 @@ class Installed:
 
 
 def run(*arguments: str | Path, cwd: Path) -> None:
-    done = subprocess.run(
-        arguments, cwd=cwd, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

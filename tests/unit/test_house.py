@@ -63,9 +63,7 @@ def test_no_file_names_a_path_of_somebodys_machine(files: list[Path]) -> None:
 
 def test_every_script_has_its_run_bit(files: list[Path]) -> None:
     scripts = [path for path in files if path.read_bytes()[:2] == b"#!"]
-    assert {ROOT / "scripts/setup", ROOT / "scripts/check", ROOT / "scripts/test", ROOT / ".ci/run"} <= set(
-        scripts
-    )
+    assert {ROOT / "scripts/setup", ROOT / "scripts/check", ROOT / "scripts/test", ROOT / ".ci/run"} <= set(scripts)
     assert [str(path) for path in scripts if not os.access(path, os.X_OK)] == []
 
 
@@ -74,9 +72,7 @@ def test_git_knows_every_run_bit(files: list[Path]) -> None:
     for line in git("ls-files", "-z", "--stage"):
         mode, name = line.split(" ", 1)[0], line.split("\t", 1)[1]
         modes[ROOT / name] = mode
-    assert [
-        str(path) for path in files if os.access(path, os.X_OK) and modes.get(path, "100755") != "100755"
-    ] == []
+    assert [str(path) for path in files if os.access(path, os.X_OK) and modes.get(path, "100755") != "100755"] == []
 
 
 def test_every_file_without_a_suffix_in_scripts_is_a_script(files: list[Path]) -> None:
@@ -91,9 +87,7 @@ def test_no_module_is_too_long(modules: list[Path]) -> None:
 
 def test_every_folder_of_modules_is_a_package(modules: list[Path]) -> None:
     folders = {path.parent for path in modules}
-    assert [
-        str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").is_file()
-    ] == []
+    assert [str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

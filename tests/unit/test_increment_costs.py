@@ -45,7 +45,9 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs the books of Linux in /proc/self/io")
 @pytest.mark.parametrize("percent", [1, 5])
 def test_an_increment_reads_and_writes_only_what_is_new(tmp_path: Path, tree: Path, percent: int) -> None:
-    subprocess.run([sys.executable, "-c", "import eoctl, sys; eoctl.init_store(sys.argv[1])", tmp_path / "s"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import eoctl, sys; eoctl.init_store(sys.argv[1])", tmp_path / "s"], check=True
+    )
     changed = FILES * percent // 100
     # Text that zstd cannot shrink to nothing would hide nothing; that it can is told apart by `read`.
     texts = {f"{number:06d}.sst": f"{number:08d}" for number in range(changed)}
