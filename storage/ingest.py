@@ -169,17 +169,20 @@ class Ingest(Struct, frozen=True, kw_only=True):
         self, root: Path, files: Sequence[SourceFile], role: Role, packer: Packer, found: dict[str, StateFile]
     ) -> None:
         """Large files that never change: each a blob, or where it shrinks to less than 1 MiB a slice of a pack."""
-        packed: list[tuple[StateFile, Pending]] = []
+        packed: list[StateFile] = []
+        pending: dict[str, Pending] = {}
         for stored, stored_bytes, shrunk_data in each(files, lambda file: self._whole(root, file, role)):
             found[stored.name] = stored
             if shrunk_data is not None:
-                packed.append((stored, packer.add_stored(shrunk_data, compressed=True)))
+                packed.append(stored)
+                if stored.digest not in pending:
+                    pending[stored.digest] = packer.add_stored(shrunk_data, compressed=True)
             self.tally.stored_bytes += stored_bytes
             self.tally.added_bytes += stored.bytes if stored.first_stored_in == self.checkpoint else 0
             self._count([stored], read=True)
         packer.close()
-        for stored, pending in packed:
-            found[stored.name] = msgspec.structs.replace(stored, place=pending.place)
+        for stored in packed:
+            found[stored.name] = msgspec.structs.replace(stored, place=pending[stored.digest].place)
             self.session.remember(found[stored.name])
 
     def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int, bytes | None]:
@@ -222,7 +225,7 @@ class Ingest(Struct, frozen=True, kw_only=True):
         plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
         size = 0
         with told(scratch), scratch.open("xb", buffering=0) as target:
-            packer = compressor().compressobj() if shrink else None
+            packer = compressor().compressobj(size=os.fstat(descriptor).st_size) if shrink else None
             for chunk in read_chunks(descriptor):
                 plain.update(chunk)
                 data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)

@@ -190,8 +190,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
 class DamagedFile(Struct, frozen=True, kw_only=True):
     """One damaged content, and all snapshots that it hurts.
 
-    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD`, `hook` or `restore`; or the blob's name
-    in the store where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no
+    `name`: OPERATOR/SUBTASK/NAME, the first of its names; `manifest`, `HEAD`, `hook` or `restore`; or the name of the
+    blob where no file of a snapshot is hurt. `digest`: of the file's content; of the stored bytes where it is no
     file; "" for HEAD. `blob`: the damaged value's name in the store.
     """
 

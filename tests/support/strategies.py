@@ -83,7 +83,7 @@ class _Packs:
         length = plain_bytes if codec == "raw" else draw(small_counts)
         offset = self.ends.get(key, 8) + draw(st.integers(0, 9))
         self.ends[key] = offset + length
-        return Slice(pack=key, offset=offset, length=length, codec=codec)  # type: ignore[arg-type]  # one of the two
+        return Slice(pack=key, offset=offset, length=length, codec=codec)
 
 
 @st.composite
@@ -98,7 +98,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         version=1,
         store=draw(hex32s),
         pipeline=draw(pipeline_names),
-        kind=draw(st.sampled_from(["checkpoint", "savepoint"])),  # type: ignore[arg-type]  # one of the two
+        kind=draw(st.sampled_from(["checkpoint", "savepoint"])),
         id=draw(counts),
         txid=draw(hex32s),
         created_at=draw(texts),
@@ -197,7 +197,7 @@ def _file(draw: st.DrawFn, name: str, packs: _Packs) -> StateFile:
         digest=draw(digests),
         place=place,
         first_stored_in=draw(counts),
-        role=draw(st.sampled_from(["opaque", "keyed", "operator", "timer", "in-flight", "coordinator"])),  # type: ignore[arg-type]  # one of them
+        role=draw(st.sampled_from(["opaque", "keyed", "operator", "timer", "in-flight", "coordinator"])),
         stamp=draw(texts),
     )
 
