@@ -21,8 +21,6 @@ from storage.pins import SYNC_FAILED, read_pins
 from storage.references import References, Space, Stored
 from storage.store import Store
 
-LOST_HEAD = "damaged: HEAD is missing"
-
 
 def store_info(store: Store) -> StoreInfo:
     """What the store is, and what its place turned out to be able to do."""
@@ -107,9 +105,6 @@ def _head_or_state(store: Store, pipeline: PipelineId) -> Head | str:
     try:
         return store.head(pipeline).head
     except SnapshotNotFoundError:
-        for prefix in (layout.blobs(pipeline), layout.manifests(pipeline), layout.backups(pipeline)):
-            if next(iter(store.backend.list(prefix)), None) is not None:
-                return LOST_HEAD
         return ""
     except CorruptError as error:
         return f"damaged: {error.message}"
