@@ -1,4 +1,4 @@
-"""File names: what may be created below any directory on any system, and what may not. Each row is an attack or a slip."""
+"""File names: what may be created below any directory on any system, and what may not; each row an attack or a slip."""
 
 from __future__ import annotations
 

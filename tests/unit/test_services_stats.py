@@ -156,7 +156,7 @@ def test_a_lost_head_is_told_and_an_empty_folder_is_no_pipeline(tmp_path: Path) 
     (tmp_path / "store" / "p" / "Not Ours").mkdir()
     overwrite(store.backend, layout.head(ORDERS), None)
     (row,) = list_pipelines(store)
-    assert (row.pipeline, row.state) == ("orders", "damaged: HEAD of orders is missing, but p/orders/o is not empty")
+    assert (row.pipeline, row.state) == ("orders", "damaged: HEAD of orders is missing, but p/orders/m is not empty")
 
 
 def test_a_damaged_manifest_makes_the_pipeline_s_needs_unknown(store: Store) -> None:
