@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def stored_manifest(data: bytes) -> Manifest:
     return decode_manifest(data, "it")
 
 
-DECODERS = {
+DECODERS: dict[str, tuple[Callable[[bytes], object], object, Callable[[Any], bytes] | None]] = {
     "store.json": (store_record, examples.STORE_RECORD, encode),
     "HEAD": (decode_head, examples.HEAD, encode_head),
     "manifest.json": (json_manifest, examples.MANIFEST, encode),
