@@ -64,7 +64,7 @@ def test_keys_are_sorted_defaults_left_out_and_nothing_is_escaped_without_need()
     ],
 )
 def test_any_other_spelling_is_refused(data) -> None:
-    with pytest.raises(BadManifestError, match="^it "):
+    with pytest.raises(BadManifestError, match=r"^it "):
         read(data)
 
 
@@ -91,7 +91,7 @@ def test_another_version_names_both_sides(version) -> None:
 
 
 def test_another_format_is_told_as_what_it_is() -> None:
-    with pytest.raises(BadManifestError, match="'eoctl.other', not a 'eoctl.example'"):
+    with pytest.raises(BadManifestError, match=r"'eoctl\.other', not a 'eoctl\.example'"):
         read(BYTES.replace(b"eoctl.example", b"eoctl.other"))
 
 
