@@ -508,6 +508,6 @@ class LocalStoreMachine(StoreMachine):
 
 
 TestInMemory = StoreMachine.TestCase
-TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 250)
+TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 100)
 TestOnDisk = LocalStoreMachine.TestCase
-TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 60)
+TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 25)
