@@ -275,7 +275,8 @@ def first_time(verb: str, part: str, action: Callable[[], object]) -> Callable[[
 def test_a_large_changing_file_outlives_the_base_whose_blocks_it_shares(
     store: Store, gc: Sweeper, tmp_path: Path, verb, part
 ) -> None:
-    first = os.urandom(1 << 20) + os.urandom(70_000)
+    first = noise((1 << 20) + 70_000)
+    assert first[100:101] != b"!"
     second = first[:100] + b"!" + first[101:]
     tree = write_tree(tmp_path / "tree", {"db": first})
     checkpoint_tree(opened(store), tree)
