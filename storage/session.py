@@ -24,16 +24,8 @@ from formats.manifest import Blocks, Inline, Manifest, Place, Slice, StateFile, 
 from storage import layout
 from storage.backend import Body, CopyOf, KeyAbsentError, LocalFile, SyncFailedError
 from storage.blobs import Blobs, PoisonedNameError
-from storage.head import (
-    MAX_TRIES,
-    BelowFloorError,
-    Proof,
-    ReuseLostError,
-    commit,
-    open_attempt,
-    raise_era,
-    swap_head,
-)
+from storage.edits import BelowFloorError, Proof, ReuseLostError, commit, open_attempt, raise_era
+from storage.head import MAX_TRIES, swap_head
 from storage.pins import SYNC_FAILED, Pin, PinRecord
 from storage.store import Store, encode_manifest
 

@@ -27,7 +27,8 @@ from formats.ids import HEX32_PATTERN, BlobKey, HashAlgorithm, PipelineId
 from formats.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, check_manifest
 from storage import layout
 from storage.backend import Backend, Folder, KeyAbsentError, Place, Reach
-from storage.head import Ambient, CommittedHead, first_head, read_head
+from storage.edits import first_head
+from storage.head import Ambient, CommittedHead, read_head
 
 
 class StoreRecord(Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,8 +18,9 @@ from formats.canonical import MAX_STRING_BYTES
 from formats.errors import CorruptError, SnapshotNotFoundError, UsageError
 from formats.head import Head, Hold, check_tag
 from formats.ids import PipelineId, TxId
-from storage import head as heads
-from storage.head import CommittedHead, Edit, swap_head
+from storage import edits
+from storage.edits import Edit
+from storage.head import CommittedHead, swap_head
 from storage.references import References
 from storage.store import Store
 
@@ -39,7 +40,7 @@ def tag(store: Store, resolved: Resolved, add: Collection[str], remove: Collecti
         check_tag(text)
     label = resolved.entry.label
     before, after = _swap(
-        store, resolved.pipeline, lambda head: heads.tag(head, label, frozenset(add), frozenset(remove))
+        store, resolved.pipeline, lambda head: edits.tag(head, label, frozenset(add), frozenset(remove))
     )
     return _change(before, after, label)
 
@@ -59,7 +60,7 @@ def hold(store: Store, resolved: Resolved, reason: str, expires_after_seconds: i
         expires_at = format_time(datetime.fromisoformat(now) + timedelta(seconds=expires_after_seconds))
     hold_id = store.ambient.new_id()
     label = resolved.entry.label
-    edit = partial(heads.hold, label=label, hold_id=hold_id, reason=reason, now=now, expires_at=expires_at)
+    edit = partial(edits.hold, label=label, hold_id=hold_id, reason=reason, now=now, expires_at=expires_at)
     _, after = _swap(store, resolved.pipeline, edit)
     return hold_row(after, next(found for found in after.holds if found.id == hold_id))
 
@@ -72,11 +73,11 @@ def release(store: Store, what: Resolved | str) -> Release:
     if isinstance(what, Resolved):
         pipeline, label = what.pipeline, what.entry.label
         before, after = _swap(
-            store, pipeline, lambda head: heads.release(head, frozenset(found.id for found in _holds_of(head, label)))
+            store, pipeline, lambda head: edits.release(head, frozenset(found.id for found in _holds_of(head, label)))
         )
     else:
         pipeline, hold_id = _find_hold(store, what)
-        before, after = _swap(store, pipeline, partial(heads.release, hold_ids=frozenset({hold_id})))
+        before, after = _swap(store, pipeline, partial(edits.release, hold_ids=frozenset({hold_id})))
     left = {found.id for found in after.holds}
     return Release(
         pipeline=pipeline.name,
@@ -96,9 +97,9 @@ def delete(store: Store, pipeline: PipelineId, labels: Collection[str], *, dry_r
     chosen = frozenset(latest(current.head).label if label == LATEST else label.removeprefix("#") for label in labels)
     now = store.ambient.now()
     if dry_run:
-        before, after = current.head, heads.expire(current.head, chosen, now)
+        before, after = current.head, edits.expire(current.head, chosen, now)
     else:
-        before, after = _swap(store, pipeline, partial(heads.expire, labels=chosen, now=now), current)
+        before, after = _swap(store, pipeline, partial(edits.expire, labels=chosen, now=now), current)
     newest = next((entry.label for entry in reversed(before.live) if entry.kind == "checkpoint"), None)
     order = [entry.label for entry in before.live if entry.label in chosen]
     order += [trashed.entry.label for trashed in before.trash if trashed.entry.label in chosen]
@@ -127,7 +128,7 @@ def delete(store: Store, pipeline: PipelineId, labels: Collection[str], *, dry_r
 def undelete(store: Store, pipeline: PipelineId, label: str) -> EntryChange:
     """The entry is live again, in its old place. Raises: SnapshotNotFoundError where it is not in the trash."""
     label = label.removeprefix("#")
-    before, after = _swap(store, pipeline, partial(heads.undelete, label=label))
+    before, after = _swap(store, pipeline, partial(edits.undelete, label=label))
     return _change(before, after, label)
 
 
@@ -155,7 +156,7 @@ def _swap(store: Store, pipeline: PipelineId, edit: Edit, current: CommittedHead
 
 
 def _change(before: Head, after: Head, label: str, *, newest: bool = False) -> EntryChange:
-    was, now = (row_of(head, heads.find(head, label)) for head in (before, after))
+    was, now = (row_of(head, edits.find(head, label)) for head in (before, after))
     return EntryChange(snapshot=now, changed=was != now, newest=newest)
 
 

@@ -8,7 +8,8 @@ from eoctl.services.values import SnapshotRow
 from formats.errors import SnapshotNotFoundError, UsageError
 from formats.head import Head, HeadEntry
 from formats.ids import PipelineId
-from storage.head import CommittedHead, find
+from storage.edits import find
+from storage.head import CommittedHead
 from storage.store import Store
 
 LATEST = "latest"

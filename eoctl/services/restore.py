@@ -15,8 +15,9 @@ from formats.ids import TxId
 from formats.manifest import Manifest, OperatorState, StateFile
 from formats.names import check_file_name
 from storage.blobs import Blobs
+from storage.edits import Edit, hold, release
 from storage.extract import Extracted, Extraction, fresh_directory, sync_tree
-from storage.head import Edit, hold, release, swap_head
+from storage.head import swap_head
 from storage.store import Store
 
 HOLD_HOURS = 24

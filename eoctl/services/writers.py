@@ -12,7 +12,8 @@ from pathlib import Path
 from eoctl.services.checkpoint import Opened
 from formats.errors import ConflictError
 from formats.ids import PipelineId, TxId
-from storage.head import raise_era, swap_head
+from storage.edits import raise_era
+from storage.head import swap_head
 from storage.pins import SYNC_FAILED, Pin, PinRecord, read_pins, remove_pins
 from storage.session import open_writer
 from storage.store import Store

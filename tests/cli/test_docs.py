@@ -369,7 +369,7 @@ def test_the_table_of_exit_codes_is_that_of_the_program() -> None:
 
 
 def test_every_error_ends_in_a_documented_exit_code() -> None:
-    for module in ("storage.backend", "storage.blobs", "storage.head"):
+    for module in ("storage.backend", "storage.blobs", "storage.edits"):
         import_module(module)
     codes = {kind: entry.code for entry in EXIT_CODES for kind in entry.kinds}
     known = {error for error in errors_below(EoctlError) if error.__module__.startswith(("formats.", "storage."))}

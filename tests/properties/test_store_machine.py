@@ -31,7 +31,8 @@ from formats.ids import BlobKey, Era, HashAlgorithm, TxId
 from formats.manifest import Manifest, blobs
 from storage import layout
 from storage.backend import Backend, Body, Folder, Found, Key, Reach, Unfinished, Version
-from storage.head import Edit, expire, hold, raise_era, release, swap_head, tag, undelete
+from storage.edits import Edit, expire, hold, raise_era, release, tag, undelete
+from storage.head import swap_head
 from storage.session import Session
 from storage.store import Store, init_store
 from tests.support.fakes import FakeAmbient, time_text

@@ -21,7 +21,8 @@ from storage import layout
 from storage.backend import Backend, Key
 from storage.backends.local import LocalBackend
 from storage.backends.memory import MemoryBackend
-from storage.head import Edit, raise_era, swap_head
+from storage.edits import Edit, raise_era
+from storage.head import swap_head
 from storage.session import open_writer
 from storage.store import Store, init_store, open_store
 from tests.support.fakes import FakeAmbient

@@ -11,7 +11,8 @@ from formats.head import Head, roots
 from formats.ids import BlobKey, PipelineId, TxId
 from formats.manifest import blobs
 from storage import layout
-from storage.head import expire, swap_head, touch
+from storage.edits import expire, touch
+from storage.head import swap_head
 from storage.store import Store
 from tests.support.fakes import FakeAmbient, time_text
 from tests.support.places import PIPELINE, behind, stored_keys

@@ -18,7 +18,8 @@ from formats.head import Head, roots
 from formats.ids import HashAlgorithm, TxId
 from storage.backend import Backend, Place
 from storage.backends.memory import MemoryBackend
-from storage.head import expire, hold, release, swap_head, tag, undelete
+from storage.edits import expire, hold, release, tag, undelete
+from storage.head import swap_head
 from storage.store import Store, init_store, open_store
 from tests.support.fakes import FakeAmbient, time_text
 from tests.support.faulty import Crash, Fault, FaultyBackend, at

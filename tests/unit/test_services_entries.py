@@ -12,7 +12,7 @@ from eoctl.services.explain import explain
 from formats.errors import BadNameError, ConflictError, SnapshotNotFoundError, UsageError
 from formats.ids import BlobKey, PipelineId
 from formats.manifest import blobs
-from storage import head as heads
+from storage import edits
 from storage.store import Store
 from tests.support.fakes import FakeAmbient
 from tests.support.faulty import Fault, FaultyBackend, script
@@ -202,5 +202,5 @@ def test_a_lost_reply_is_settled_and_told_once(store: Store) -> None:
 
 def test_an_edit_is_applied_to_the_newest_head(store: Store) -> None:
     stale = at(store, "orders@1")
-    edit(store, "orders", partial(heads.tag, label="1", add=frozenset({"meanwhile"}), remove=frozenset()))
+    edit(store, "orders", partial(edits.tag, label="1", add=frozenset({"meanwhile"}), remove=frozenset()))
     assert tag(store, stale, ["mine"], []).snapshot.tags == ("meanwhile", "mine")

@@ -17,8 +17,7 @@ from eoctl.services.explain import explain
 from formats.errors import CorruptError, UsageError
 from formats.head import Head, HeadEntry, roots
 from formats.ids import PipelineId
-from storage import head as heads
-from storage import layout
+from storage import edits, layout
 from storage.backend import Found, Key
 from storage.store import Store
 from tests.support.fakes import FakeAmbient
@@ -97,7 +96,7 @@ def check_numbers(store: Store, label: str) -> None:
     found = explain(store, at(store, f"orders@{label}"))
     freed = freed_by_hand(store, {label}, now)
     head = store.head(ORDERS).head
-    own = needed_by(store, [heads.find(head, label)])
+    own = needed_by(store, [edits.find(head, label)])
     others = needed_by(store, [entry for entry in roots(head) if entry.label != label])
     assert (found.frees_blobs, found.frees_bytes) == (len(freed), sum(freed.values()))
     assert found.stored_bytes == sum(own.values())
@@ -123,9 +122,9 @@ def test_the_numbers_are_those_of_a_count_by_hand(store: Store, label: str) -> N
 def test_the_numbers_hold_with_trash_and_holds_around(store: Store, world: FakeAmbient, label: str) -> None:
     some_checkpoints(store)
     now = store.ambient.now()
-    keep = partial(heads.hold, reason="audit", now=now)
+    keep = partial(edits.hold, reason="audit", now=now)
     edit(store, "orders", partial(keep, label="2", hold_id="a" * 32, expires_at="2026-01-01T02:00:00.000Z"))
-    edit(store, "orders", partial(heads.expire, labels=frozenset({"1", "4"}), now=now))
+    edit(store, "orders", partial(edits.expire, labels=frozenset({"1", "4"}), now=now))
     check_numbers(store, label)
     world.seconds += 3 * 3600
     check_numbers(store, label)
@@ -178,7 +177,7 @@ def test_a_live_snapshot_says_so_and_the_newest_says_more(store: Store) -> None:
 
 def test_the_trash_tells_since_when_and_until_when(store: Store) -> None:
     three_checkpoints(store)
-    edit(store, "orders", partial(heads.expire, labels=frozenset({"1"}), now="2026-01-01T00:00:05.000Z"))
+    edit(store, "orders", partial(edits.expire, labels=frozenset({"1"}), now="2026-01-01T00:00:05.000Z"))
     reasons = explain(store, at(store, "orders@1")).kept_because
     assert reasons[0] == (
         "orders@1 is in the trash since 2026-01-01T00:00:05.000Z: gc drops it from 2026-01-02T00:00:05.000Z on "
@@ -188,7 +187,7 @@ def test_the_trash_tells_since_when_and_until_when(store: Store) -> None:
 
 def test_a_hold_keeps_everything_until_it_ends(store: Store, world: FakeAmbient) -> None:
     three_checkpoints(store)
-    keep = partial(heads.hold, label="1", hold_id="a" * 32, reason="audit 7", now=store.ambient.now())
+    keep = partial(edits.hold, label="1", hold_id="a" * 32, reason="audit 7", now=store.ambient.now())
     edit(store, "orders", partial(keep, expires_at="2026-01-01T01:00:00.000Z"))
     held = explain(store, at(store, "orders@1"))
     assert (held.frees_bytes, held.frees_blobs) == (0, 0)
@@ -220,7 +219,7 @@ def test_what_the_trash_needs_too_is_told(store: Store) -> None:
     checkpoint(store, "orders", {"a.sst": noise(MIB)})
     checkpoint(store, "orders", {"a.sst": noise(MIB), "b": b"1"})
     checkpoint(store, "orders", {"c": b"1"})
-    edit(store, "orders", partial(heads.expire, labels=frozenset({"1"}), now=store.ambient.now()))
+    edit(store, "orders", partial(edits.expire, labels=frozenset({"1"}), now=store.ambient.now()))
     found = explain(store, at(store, "orders@2"))
     assert found.frees_bytes > MIB
     assert (
@@ -305,7 +304,7 @@ def test_without_every_manifest_nobody_knows_who_needs_what(store: Store) -> Non
 
 def test_a_snapshot_that_only_a_hold_keeps_is_explained(store: Store) -> None:
     three_checkpoints(store)
-    keep = partial(heads.hold, label="1", hold_id="a" * 32, reason="restore", expires_at=None)
+    keep = partial(edits.hold, label="1", hold_id="a" * 32, reason="restore", expires_at=None)
     edit(store, "orders", partial(keep, now=store.ambient.now()))
 
     def drop(head: Head) -> Head:

@@ -12,10 +12,9 @@ from eoctl.services.inspect import inspect, list_files
 from formats.errors import CorruptError, UsageError
 from formats.ids import PipelineId, operator_id
 from formats.manifest import Blocks, SinkState, Transaction, Whole, blob_key, blobs
-from storage import head as heads
-from storage import layout
+from storage import edits, layout
 from storage.blobs import Blobs
-from storage.head import Edit
+from storage.edits import Edit
 from storage.store import Store
 from tests.support.stores import (
     MIB,
@@ -109,9 +108,9 @@ def test_obsolete_files_are_not_known_once_the_parent_has_left_the_store(store: 
 def test_a_parent_in_the_trash_or_under_a_hold_still_tells(store: Store, where: str) -> None:
     three_checkpoints(store)
     if where == "trash":
-        edit(store, "orders", partial(heads.expire, labels=frozenset({"2"}), now=store.ambient.now()))
+        edit(store, "orders", partial(edits.expire, labels=frozenset({"2"}), now=store.ambient.now()))
     else:
-        keep = partial(heads.hold, label="2", hold_id="a" * 32, reason="audit", expires_at=None)
+        keep = partial(edits.hold, label="2", hold_id="a" * 32, reason="audit", expires_at=None)
         edit(store, "orders", partial(keep, now=store.ambient.now()))
         edit(store, "orders", drop("2"))
     assert inspect(store, at(store, "orders@3")).files.obsolete == ("main/0/a.sst",)

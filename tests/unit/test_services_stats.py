@@ -14,8 +14,7 @@ from eoctl.services.writers import writing
 from formats.errors import CorruptError, SnapshotNotFoundError
 from formats.ids import BlobKey, Digest, Era, PipelineId
 from formats.manifest import blobs
-from storage import head as heads
-from storage import layout
+from storage import edits, layout
 from storage.backend import Found
 from storage.store import Store
 from tests.support.fakes import FakeAmbient
@@ -240,7 +239,7 @@ def test_a_damaged_report_tells_nothing(store: Store, tmp_path: Path) -> None:
 
 def test_a_pipeline_is_shown_with_holds_and_snapshots(store: Store) -> None:
     three_checkpoints(store)
-    keep = partial(heads.hold, label="2", hold_id="a" * 32, reason="audit", expires_at=None)
+    keep = partial(edits.hold, label="2", hold_id="a" * 32, reason="audit", expires_at=None)
     edit(store, "orders", partial(keep, now=store.ambient.now()))
     detail = show_pipeline(store, ORDERS)
     assert (detail.row.pipeline, detail.last_id, detail.seq) == ("orders", 3, store.head(ORDERS).head.seq)

@@ -20,10 +20,10 @@ from formats.head import Head, HeadEntry
 from formats.ids import BlobKey, Era, PipelineId
 from formats.manifest import Blocks, Slice, StateFile, Whole, blob_key, blobs
 from formats.report import decode_report
-from storage import head as heads
-from storage import layout
+from storage import edits, layout
 from storage.backend import Backend, Key
 from storage.blobs import Blobs
+from storage.head import Ambient
 from storage.store import Store, encode_manifest
 from tests.support.faulty import Fault, FaultyBackend
 from tests.support.places import behind
@@ -392,7 +392,7 @@ def test_a_damaged_manifest_hurts_its_snapshot(anywhere: Store, tmp_path: Path, 
 
 
 def test_a_held_snapshot_with_a_damaged_manifest_is_told_once(store: Store, check: Check) -> None:
-    keep = partial(heads.hold, label="2", hold_id="a" * 32, reason="audit", expires_at=None)
+    keep = partial(edits.hold, label="2", hold_id="a" * 32, reason="audit", expires_at=None)
     edit(store, "orders", partial(keep, now=store.ambient.now()))
     flip(store.backend, manifest_name(store, "orders@2"), 20)
     assert told(check("quick")) == [("manifest", ("orders@2",), OTHER_CONTENT)]
@@ -654,10 +654,10 @@ def test_two_reports_of_one_moment_are_two(store: Store, tmp_path: Path) -> None
     assert len(names) == 3
 
 
-def frozen_ambient(store: Store) -> heads.Ambient:
+def frozen_ambient(store: Store) -> Ambient:
     """A clock that stands still."""
     inner = store.ambient
-    return heads.Ambient(
+    return Ambient(
         now=lambda: "2026-01-01T00:00:00.000Z",
         elapsed=inner.elapsed,
         new_id=inner.new_id,

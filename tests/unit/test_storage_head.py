@@ -26,10 +26,8 @@ from formats.ids import Attempt, Era, PipelineId, TxId
 from storage import layout
 from storage.backend import Key, SyncFailedError, VersionMismatchError, version_of
 from storage.backends.memory import MemoryBackend
-from storage.head import (
-    MAX_TRIES,
+from storage.edits import (
     BelowFloorError,
-    CommittedHead,
     Edit,
     Proof,
     ReuseLostError,
@@ -40,13 +38,12 @@ from storage.head import (
     hold,
     open_attempt,
     raise_era,
-    read_head,
     release,
-    swap_head,
     tag,
     touch,
     undelete,
 )
+from storage.head import MAX_TRIES, CommittedHead, read_head, swap_head
 from tests.support.fakes import FakeAmbient, time_text
 from tests.support.faulty import Call, Fault, FaultyBackend, Meanwhile, script
 

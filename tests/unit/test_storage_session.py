@@ -30,7 +30,8 @@ from formats.ids import BlobKey, Era, PipelineId
 from formats.manifest import blobs, files_of
 from storage import layout
 from storage.backend import SyncFailedError
-from storage.head import MAX_TRIES, hold, raise_era
+from storage.edits import hold, raise_era
+from storage.head import MAX_TRIES
 from storage.session import Session, open_writer
 from storage.store import Store
 from tests.support.fakes import FakeAmbient, time_text
