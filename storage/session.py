@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import msgspec
 
@@ -24,19 +24,31 @@ from formats.manifest import Blocks, Inline, Manifest, Place, Slice, StateFile, 
 from storage import layout
 from storage.backend import Body, CopyOf, KeyAbsentError, LocalFile, SyncFailedError
 from storage.blobs import Blobs, PoisonedNameError
-from storage.edits import BelowFloorError, Proof, ReuseLostError, commit, open_attempt, raise_era
+from storage.edits import BelowFloorError, Proof, ReuseLostError, commit, open_attempt, raise_era, rewrite
 from storage.head import MAX_TRIES, swap_head
 from storage.pins import SYNC_FAILED, Pin, PinRecord
 from storage.store import Store, encode_manifest
 
 Plan = Callable[["Session"], Manifest]
+Rewriting = Callable[["Session"], Mapping[str, Manifest]]  # key of a root's manifest -> what replaces it
+
+_Result = TypeVar("_Result")
 
 
 class Session:
-    """Uploads of one attempt (or of none, for a savepoint) that end in one commit."""
+    """Uploads of one attempt (or of none, for a savepoint or a rewriting) that end in one commit.
+
+    Not `based`: no base is read, and nothing is shared with one.
+    """
 
     def __init__(
-        self, store: Store, pipeline: PipelineId, attempt: Attempt | None = None, owner: TxId | None = None
+        self,
+        store: Store,
+        pipeline: PipelineId,
+        attempt: Attempt | None = None,
+        owner: TxId | None = None,
+        *,
+        based: bool = True,
     ) -> None:
         self.store = store
         self.pipeline = pipeline
@@ -54,7 +66,9 @@ class Session:
         self._own: dict[str, StateFile] = {}
         self._own_eras: set[Era] = set()
         self._borrows = False
+        self._rewrites: frozenset[str] = frozenset()
         self._numbers = itertools.count()
+        self._based = based
         self._rebase()
 
     # What a plan may use.
@@ -111,14 +125,27 @@ class Session:
 
         Raises: FencedError, ConflictError, SessionExpiredError, CommitUnknownError, what the plan raises.
         """
+        return self._insist(lambda: self._try_commit(plan(self)))
+
+    def rewrite(self, plan: Rewriting) -> Mapping[str, BlobKey]:
+        """Roots have the manifests of `plan` instead of theirs, which say the same; all in one swap.
+
+        What a new manifest names is named by the one that it replaces, or was uploaded by this session. The plan is
+        asked with the newest `head`, and again after bad luck. Returns the keys that were swapped in, by the old ones.
+        Raises: SessionExpiredError, CommitUnknownError, what the plan raises.
+        """
+        return self._insist(lambda: self._try_rewrite(plan))
+
+    def _insist(self, attempt: Callable[[], _Result]) -> _Result:
+        """What `attempt` gives, tried again with what bad luck has left."""
         trouble: EoctlError | None = None
         try:
             for _ in range(MAX_TRIES):
-                self._own_eras, self._borrows = set(), False
+                self._own_eras, self._borrows, self._rewrites = set(), False, frozenset()
                 try:
                     if trouble is not None:
                         self._recover(trouble)
-                    return self._try_commit(plan(self))
+                    return attempt()
                 except (BelowFloorError, ReuseLostError, PoisonedNameError) as error:
                     trouble = error
                 except (KeyAbsentError, BlobGoneError) as error:
@@ -146,6 +173,30 @@ class Session:
         self.head = self.store.head(self.pipeline)
         self._swap(edit, once=self.attempt is None)
         return next((root for root in roots(self.head.head) if root.txid == entry.txid), entry)
+
+    def _try_rewrite(self, plan: Rewriting) -> Mapping[str, BlobKey]:
+        self.head = self.store.head(self.pipeline)
+        self._rewrites = frozenset(root.manifest for root in roots(self.head.head))
+        changed: dict[str, tuple[BlobKey, int]] = {}
+        for old, manifest in plan(self).items():
+            stored = encode_manifest(manifest)
+            key = BlobKey(self.store.hash.digest(stored), self.era)
+            self._put_manifest(key, stored)
+            if str(key) != old:  # else it was gone, and is back under its own name
+                changed[old] = (key, len(stored))
+        if changed:
+            proof = Proof(own_eras=frozenset(self._own_eras), borrowed_from=frozenset(changed))
+            self.head = self.store.head(self.pipeline)
+            try:
+                self._swap(partial(rewrite, manifests=changed, proof=proof))
+            except (BelowFloorError, ReuseLostError):
+                # Perhaps its reply was lost and HEAD has moved on since: then the new keys show.
+                self.head = self.store.head(self.pipeline)
+                if {str(key) for key, _ in changed.values()}.isdisjoint(
+                    root.manifest for root in roots(self.head.head)
+                ):
+                    raise
+        return {old: key for old, (key, _) in changed.items()}
 
     def _put_manifest(self, key: BlobKey, stored: bytes) -> None:
         name = layout.manifest(self.pipeline, key)
@@ -180,10 +231,14 @@ class Session:
                 Pin(self.store.backend, self.pipeline, self.txid).refresh(record)
 
     def _overtaken(self) -> bool:
-        """gc may have swept what this session counted on: its era is below the floor, or its base is no root."""
+        """gc may have swept what this session counted on.
+
+        Its era is below the floor, or its base is no root any more, or one is not that it has seen for a rewriting.
+        """
         head = self.store.head(self.pipeline).head
-        known = self._base_entry is None or self._base_entry.manifest in {root.manifest for root in roots(head)}
-        return not known or any(key.era < head.floor for key in self._confirmed) or self.era < head.floor
+        needed = self._rewrites if self._base_entry is None else self._rewrites | {self._base_entry.manifest}
+        lost = not needed <= {root.manifest for root in roots(head)}
+        return lost or any(key.era < head.floor for key in self._confirmed) or self.era < head.floor
 
     def _recover(self, trouble: EoctlError) -> None:
         """What can be kept is kept, in the newest era and against the newest base."""
@@ -195,6 +250,8 @@ class Session:
 
     def _rebase(self) -> None:
         """Files are shared with the newest live checkpoint, or with none."""
+        if not self._based:
+            return
         while True:
             self.head = self.store.head(self.pipeline)
             newest = next((entry for entry in reversed(self.head.head.live) if entry.kind == "checkpoint"), None)
