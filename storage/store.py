@@ -25,6 +25,7 @@ from formats.errors import (
 from formats.head import LOST_HEAD, Head, HeadEntry, encode_head
 from formats.ids import HEX32_PATTERN, BlobKey, HashAlgorithm, PipelineId
 from formats.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, check_manifest
+from formats.manifest_keys import ManifestKeys
 from storage import layout
 from storage.backend import Backend, Folder, KeyAbsentError, Place, Reach
 from storage.edits import first_head
@@ -112,26 +113,48 @@ class Store(Struct, frozen=True, kw_only=True):
 
         Raises: BlobGoneError, CorruptError, WrongStoreError.
         """
-        key = BlobKey.parse(entry.manifest)
-        name = layout.manifest(PipelineId(head.pipeline), key)
         what = f"manifest of {head.pipeline}@{entry.label}"
         try:
-            with self.backend.open(name) as file:
-                stored = file.read(MAX_MANIFEST_BYTES + 1)
-        except KeyAbsentError as error:
-            message = f"{what} is gone: {name}"
-            raise BlobGoneError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}") from error
-        if self.hash.digest(stored) != key.digest:
-            message = f"{what} does not match its digest: {name}"
-            raise CorruptError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}")
-        try:
-            manifest = decode_manifest(stored, what, thorough=thorough)
+            manifest = decode_manifest(self.manifest_bytes(head, entry), what, thorough=thorough)
         except InvalidInputError as error:
             raise CorruptError(error.message) from error
-        if (manifest.store, manifest.pipeline, manifest.txid) != (head.store, head.pipeline, entry.txid):
-            message = f"{what} belongs to {manifest.pipeline}@{manifest.name or manifest.id} of store {manifest.store}"
-            raise WrongStoreError(message)
+        _check_owner(head, entry, manifest)
         return manifest
+
+    def manifest_keys(self, head: Head, entry: HeadEntry) -> ManifestKeys:
+        """Which blobs the manifest names, and no more of it: for those who read the manifests of all roots.
+
+        Raises: as `manifest`.
+        """
+        what = f"manifest of {head.pipeline}@{entry.label}"
+        try:
+            keys = decode_manifest_keys(self.manifest_bytes(head, entry), what)
+        except InvalidInputError as error:
+            raise CorruptError(error.message) from error
+        _check_owner(head, entry, keys)
+        return keys
+
+    def manifest_bytes(self, head: Head, entry: HeadEntry) -> bytes:
+        """The stored bytes of a root's manifest, checked against its digest. Raises: BlobGoneError, CorruptError."""
+        key = BlobKey.parse(entry.manifest)
+        name = layout.manifest(PipelineId(head.pipeline), key)
+        try:
+            with self.place.backend.open(name) as file:
+                stored = file.read(MAX_MANIFEST_BYTES + 1)
+        except KeyAbsentError as error:
+            message = f"manifest of {head.pipeline}@{entry.label} is gone: {name}"
+            raise BlobGoneError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}") from error
+        if self.hash.digest(stored) != key.digest:
+            message = f"manifest of {head.pipeline}@{entry.label} does not match its digest: {name}"
+            raise CorruptError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}")
+        return stored
+
+
+def _check_owner(head: Head, entry: HeadEntry, manifest: Manifest | ManifestKeys) -> None:
+    if (manifest.store, manifest.pipeline, manifest.txid) != (head.store, head.pipeline, entry.txid):
+        what = f"manifest of {head.pipeline}@{entry.label}"
+        message = f"{what} belongs to {manifest.pipeline}@{manifest.name or manifest.id} of store {manifest.store}"
+        raise WrongStoreError(message)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -163,6 +186,20 @@ def _without_files(manifest: Manifest) -> Manifest:
 
 def decode_manifest(stored: bytes, what: str, *, thorough: bool = True) -> Manifest:
     """Raises: BadManifestError, TooLargeError before anything is unpacked."""
+    data = _unpacked(stored, what)
+    manifest = decode(data, Manifest, what=what, max_bytes=MAX_MANIFEST_BYTES, canonical=thorough)
+    if thorough:
+        check_manifest(manifest)
+    return manifest
+
+
+def decode_manifest_keys(stored: bytes, what: str) -> ManifestKeys:
+    """Raises: as `decode_manifest`."""
+    data = _unpacked(stored, what)
+    return decode(data, ManifestKeys, what=what, max_bytes=MAX_MANIFEST_BYTES, canonical=False)
+
+
+def _unpacked(stored: bytes, what: str) -> bytes:
     import zstandard  # noqa: PLC0415  (start-up)
 
     try:
@@ -170,14 +207,10 @@ def decode_manifest(stored: bytes, what: str, *, thorough: bool = True) -> Manif
         if not 0 <= size <= MAX_MANIFEST_BYTES:
             message = f"{what} declares {size} bytes (limit {MAX_MANIFEST_BYTES})"
             raise BadManifestError(message)
-        data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
+        return zstandard.ZstdDecompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         message = f"{what} cannot be unpacked: {error}"
         raise BadManifestError(message) from error
-    manifest = decode(data, Manifest, what=what, max_bytes=MAX_MANIFEST_BYTES, canonical=thorough)
-    if thorough:
-        check_manifest(manifest)
-    return manifest
 
 
 def init_store(place: Place, algorithm: HashAlgorithm, ambient: Ambient, *, allow_network_fs: bool = False) -> Store:

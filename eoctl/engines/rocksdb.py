@@ -54,8 +54,8 @@ from storage.packing import Layout
 if TYPE_CHECKING:
     from rocksdict import Rdict
 
-TRIES = 50
-_WAIT_SECONDS = tuple(min(0.001 * 2**i, 0.25) for i in range(TRIES))
+TRIES = 200
+_WAIT_SECONDS = tuple(min(0.001 * 2**i, 0.05) for i in range(TRIES))
 _TABLE = re.compile(r"([0-9]+)\.(?:sst|ldb|blob)\Z")
 _WAL = re.compile(r"([0-9]+)\.log\Z")
 _RESTORE = "if the writer cannot open the database either, restore its newest snapshot"

@@ -43,7 +43,7 @@ def options(*, blobs: bool) -> Options:
     made = Options(raw_mode=True)
     made.create_if_missing(True)
     made.create_missing_column_families(True)
-    made.set_write_buffer_size(64 << 10)
+    made.set_write_buffer_size(128 << 10)
     made.set_target_file_size_base(128 << 10)
     made.set_max_bytes_for_level_base(512 << 10)
     made.set_level_zero_file_num_compaction_trigger(2)

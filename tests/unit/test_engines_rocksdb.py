@@ -532,7 +532,7 @@ def test_a_source_that_never_rests_is_given_up_with_advice(closed: Path) -> None
         RocksdbSource(closed, wait=waits.append, step=touch).capture().__enter__()
     assert "RocksdbCheckpoint" in str(raised.value.hint)
     assert waits == sorted(waits)
-    assert (len(waits), waits[0], waits[-1]) == (TRIES, 0.001, 0.25)
+    assert (len(waits), waits[0], waits[-1]) == (TRIES, 0.001, 0.05)
     assert not left_over(closed)
 
 
