@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, assert_never
@@ -30,7 +30,7 @@ from storage.pins import SYNC_FAILED, Pin, PinRecord
 from storage.store import Store, encode_manifest
 
 Plan = Callable[["Session"], Manifest]
-Rewriting = Callable[["Session"], Mapping[str, Manifest]]  # key of a root's manifest -> what replaces it
+Rewriting = Callable[["Session"], Iterable[tuple[str, Manifest]]]  # key of a root's manifest, and what replaces it
 
 _Result = TypeVar("_Result")
 
@@ -178,7 +178,7 @@ class Session:
         self.head = self.store.head(self.pipeline)
         self._rewrites = frozenset(root.manifest for root in roots(self.head.head))
         changed: dict[str, tuple[BlobKey, int]] = {}
-        for old, manifest in plan(self).items():
+        for old, manifest in plan(self):
             stored = encode_manifest(manifest)
             key = BlobKey(self.store.hash.digest(stored), self.era)
             self._put_manifest(key, stored)

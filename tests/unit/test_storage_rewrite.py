@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -66,10 +66,10 @@ def two(store: Store) -> tuple[HeadEntry, HeadEntry]:
 
 def moving(
     then: Callable[[Session], object] = lambda _: None, asked: list[int] | None = None
-) -> Callable[[Session], Mapping[str, Manifest]]:
+) -> Callable[[Session], Iterable[tuple[str, Manifest]]]:
     """A plan: every blob of every root is uploaded anew, unless it is of the session's era."""
 
-    def plan(session: Session) -> Mapping[str, Manifest]:
+    def plan(session: Session) -> Iterable[tuple[str, Manifest]]:
         if asked is not None:
             asked.append(session.era)
 
@@ -87,7 +87,7 @@ def moving(
             if new != old:
                 found[entry.manifest] = new
         then(session)
-        return found
+        return found.items()
 
     return plan
 
@@ -280,7 +280,7 @@ def test_a_damaged_base_does_not_keep_a_session_from_rewriting_that_needs_none(s
     overwrite(store.backend, name, good[:-1])
     with pytest.raises(CorruptError):
         Session(store, PIPELINE)
-    moved = Session(store, PIPELINE, based=False).rewrite(lambda _: {two[1].manifest: manifest})
+    moved = Session(store, PIPELINE, based=False).rewrite(lambda _: [(two[1].manifest, manifest)])
     assert moved[two[1].manifest] == BlobKey(BlobKey.parse(two[1].manifest).digest, 2)  # type: ignore[arg-type]  # an era
     assert [contents(store, entry) for entry in check_roots(store).live] == [OLD, NEW]
 
@@ -291,7 +291,7 @@ def test_a_manifest_that_is_back_under_its_own_name_needs_no_swap(store: Store) 
     before = store.head(PIPELINE)
     manifest = store.manifest(before.head, entry)
     overwrite(store.backend, layout.manifest(PIPELINE, BlobKey.parse(entry.manifest)), None)
-    assert Session(store, PIPELINE, based=False).rewrite(lambda _: {entry.manifest: manifest}) == {}
+    assert Session(store, PIPELINE, based=False).rewrite(lambda _: [(entry.manifest, manifest)]) == {}
     assert store.head(PIPELINE) == before
     check_roots(store)
 
