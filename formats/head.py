@@ -127,6 +127,11 @@ def roots(head: Head) -> Iterator[HeadEntry]:
         yield hold.entry
 
 
+def manifests_of(head: Head) -> dict[str, HeadEntry]:
+    """Every manifest that a root names, by its key, with one of its roots: a held snapshot may be a live one too."""
+    return {entry.manifest: entry for entry in roots(head)}
+
+
 def encode_head(head: Head) -> bytes:
     """The bytes to store: never any that `decode_head` would refuse.
 

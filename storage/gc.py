@@ -16,7 +16,7 @@ from itertools import islice
 from msgspec import Struct
 
 from formats.errors import CorruptError
-from formats.head import LOST_HEAD, Head, HeadEntry, roots
+from formats.head import LOST_HEAD, Head, HeadEntry, manifests_of, roots
 from formats.ids import BlobKey, Digest, Era, PipelineId
 from formats.manifest_keys import ManifestKeys, keys_of
 from storage import layout
@@ -60,6 +60,11 @@ class Census(Struct, frozen=True, kw_only=True):
     def stored(self) -> int:
         return self.live_blobs + self.young + len(self.garbage)
 
+    def garbage_names(self) -> Iterator[str]:
+        """The key of everything that a sweep deletes."""
+        pipeline = PipelineId(self.head.pipeline)
+        return (str(_name(pipeline, stored)) for stored in self.garbage)
+
 
 def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Census:
     """What of the pipeline is live, garbage, or neither yet, by a HEAD that was committed.
@@ -68,7 +73,7 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Censu
     """
     read = read or store.manifest_keys
     marks = Marks()
-    for entry in _distinct(head):
+    for entry in manifests_of(head).values():
         marks.add(Space.MANIFEST, *_parts(entry.manifest))
         for digest, era in keys_of(read(head, entry)):
             marks.add(Space.BLOB, digest, era)
@@ -136,11 +141,6 @@ def remove_unfinished(store: Store, floors: dict[PipelineId, int], older_than: f
 
 def _pipeline_of(key: Key, floors: dict[PipelineId, int]) -> PipelineId | None:
     return next((pipeline for pipeline in floors if key.path.startswith(f"p/{pipeline}/")), None)
-
-
-def _distinct(head: Head) -> list[HeadEntry]:
-    """One root for each manifest: a held snapshot may be a live one too."""
-    return list({entry.manifest: entry for entry in roots(head)}.values())
 
 
 def _parts(key: str) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from storage.backend import Key
 
 STORE = Key("store.json")
 PIPELINES = Key("p")
+_MAX_DIGITS = 16
 
 
 def head(pipeline: PipelineId) -> Key:
@@ -48,6 +49,16 @@ def manifest(pipeline: PipelineId, key: BlobKey) -> Key:
 
 def pin(pipeline: PipelineId, session: str, number: int) -> Key:
     return Key(f"p/{pipeline}/pin/{session}.{number}")
+
+
+def backup(pipeline: PipelineId, era: int) -> Key:
+    return Key(f"p/{pipeline}/bak/{era}")
+
+
+def parse_backup(key: Key) -> int | None:
+    """The era of a copy of HEAD, or None for another name."""
+    name = key.path.rpartition("/")[2]
+    return int(name) if name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS else None
 
 
 def folders(pipeline: PipelineId) -> list[Key]:

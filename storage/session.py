@@ -166,7 +166,7 @@ class Session:
         key = BlobKey(self.store.hash.digest(stored), self.era)
         # Order (I1): every blob is durable by now; the manifest before HEAD names it.
         self._put_manifest(key, stored)
-        entry = _entry_of(manifest, key, len(stored))
+        entry = entry_of(manifest, key, len(stored))
         borrowed = {self._base_entry.manifest} if self._borrows and self._base_entry is not None else set()
         proof = Proof(own_eras=frozenset(self._own_eras), borrowed_from=frozenset(borrowed))
         edit = partial(commit, entry=entry, attempt=self.attempt, owner=self.owner, proof=proof)
@@ -306,14 +306,15 @@ def open_writer(store: Store, pipeline: PipelineId) -> tuple[Attempt, TxId]:
     return Attempt(opened.head.writer.attempt), owner
 
 
-def _entry_of(manifest: Manifest, key: BlobKey, stored_bytes: int) -> HeadEntry:
+def entry_of(manifest: Manifest, key: BlobKey, stored_bytes: int) -> HeadEntry:
+    """What HEAD says of the snapshot; its `seq` is known once it is committed."""
     stored_in = [file.first_stored_in for _, _, file in files_of(manifest)]
     added = stored_in.count(manifest.id)
     return HeadEntry(
         kind=manifest.kind,
         id=manifest.id,
         name=manifest.name,
-        seq=0,  # `commit` knows
+        seq=0,
         txid=manifest.txid,
         created_at=manifest.created_at,
         attempt=manifest.attempt,

@@ -31,6 +31,7 @@ COMMANDS = {
     "checkpoint delete": (_EDIT, "Move snapshots to the trash; undelete brings them back."),
     "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
     "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory."),
+    "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
 }
 
 

@@ -19,6 +19,7 @@ from storage.session import open_writer
 from storage.store import Store
 
 FRESH_SECONDS = 3600
+_STUCK_SECONDS = 7 * 86_400  # nobody uploads one checkpoint for so long
 
 
 @contextmanager
@@ -37,16 +38,21 @@ def writing(
     attempt, owner = open_writer(store, pipeline)
     _distrust_lost_writes(store, pipeline)
     pin = Pin(store.backend, pipeline, owner)
-    record = PinRecord(
-        format="eoctl.pin",
-        version=1,
-        era=store.head(pipeline).head.era,
-        attempt=attempt,
-        host=store.ambient.host,
-        process=_process(os.getpid()) or "",
-        note=note[:256],
-    )
-    keep = partial(pin.refresh, record)
+
+    def keep() -> None:
+        """The pin names the era that the next session will stamp, so that gc lets it live."""
+        pin.refresh(
+            PinRecord(
+                format="eoctl.pin",
+                version=1,
+                era=store.head(pipeline).head.era,
+                attempt=attempt,
+                host=store.ambient.host,
+                process=_process(os.getpid()) or "",
+                note=note[:256],
+            )
+        )
+
     keep()
     try:
         yield Opened(store, pipeline, attempt, owner, keep)
@@ -75,6 +81,20 @@ def live_writer(store: Store, pipeline: PipelineId) -> str | None:
     if dead:
         remove_pins(store.backend, dead)
     return live
+
+
+def eras_in_use(store: Store, pipeline: PipelineId) -> list[int]:
+    """The eras in which uploads seem to be under way: gc does well to leave the floor at them, and need not."""
+    now = datetime.fromisoformat(store.ambient.now()).timestamp()
+    found = []
+    for stored, record in read_pins(store.backend, pipeline):
+        age = now - stored.modified_at
+        number = record.process.partition(".")[0]
+        here = record.host == store.ambient.host and number.isdecimal()
+        alive = here and age < _STUCK_SECONDS and _process(int(number)) == record.process
+        if record.note != SYNC_FAILED and (alive or (not here and age < FRESH_SECONDS)):
+            found.append(record.era)
+    return found
 
 
 def _distrust_lost_writes(store: Store, pipeline: PipelineId) -> None:
