@@ -88,7 +88,10 @@ class Extraction(Struct, frozen=True, kw_only=True):
                 folder, _, name = file.name.rpartition("/")
                 descriptor = os.open(name, _NEW, 0o666, dir_fd=folders.open(folder))
                 try:
-                    _write_sparse(descriptor, _pieces(data))
+                    if len(data) < HOLE_BYTES:
+                        write_all(descriptor, data)
+                    else:
+                        _write_sparse(descriptor, _pieces(data))
                 finally:
                     os.close(descriptor)
         self._count(files)

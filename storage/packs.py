@@ -65,6 +65,8 @@ class Packer:
         self._file: BinaryIO | None = None
         self._path: Path | None = None
         self._pending: list[Pending] = []
+        self._parts: list[bytes] = []
+        self._waiting = 0
         self._offset = 0
 
     def add(self, content: bytes | memoryview, *, compress: bool = True) -> Pending:
@@ -91,6 +93,7 @@ class Packer:
         """Every content added so far is uploaded, and its place is known."""
         if self._file is None or self._path is None:
             return
+        self._flush()
         with told(self._path):
             self._file.close()
         key = self._upload(Digest(self._hasher.hexdigest()), self._offset, LocalFile(self._path))
@@ -105,15 +108,25 @@ class Packer:
                 self._file.close()
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
+            self._parts, self._waiting = [], 0
 
     def _write(self, data: bytes | memoryview) -> None:
+        # Hashed and written a megabyte at a time: a call for every slice costs more than the slice.
+        self._parts.append(bytes(data))  # a view is the caller's to fill again
+        self._offset += len(data)
+        self._waiting += len(data)
+        if self._waiting >= BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
         assert self._file is not None
+        data = b"".join(self._parts)
+        self._parts, self._waiting = [], 0
         self._hasher.update(data)
         try:
             self._file.write(data)
         except OSError as error:
             raise translated(error, self._path) from error
-        self._offset += len(data)
 
 
 def shrunk(content: bytes | memoryview, compressor: zstandard.ZstdCompressor) -> bytes | None:
