@@ -156,14 +156,14 @@ def raise_era(head: Head, *, floor: bool) -> Head:
 def advance(head: Head, *, now: str, floor: Era, drop_before: str) -> Head:
     """A new era; the floor rises to `floor` at most, and never above the old era.
 
-    Holds whose end has passed are dropped, and trash from before `drop_before` that an earlier advance has met, so
+    Holds whose end has passed are dropped, and trash of `drop_before` or earlier that an earlier advance has met, so
     that no single jump of a clock can both expire and drop. Times only steer this: any value of them is safe.
     """
     _require_active(head)
     trash = tuple(
         msgspec.structs.replace(trashed, seen_by_advance=True)
         for trashed in head.trash
-        if not (trashed.seen_by_advance and trashed.trashed_at < drop_before)
+        if not (trashed.seen_by_advance and trashed.trashed_at <= drop_before)
     )
     holds = tuple(hold for hold in head.holds if hold.expires_at is None or hold.expires_at > now)
     raised = max(head.floor, min(head.era, floor))

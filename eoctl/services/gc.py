@@ -30,6 +30,7 @@ from storage.store import Store
 GRACE_SECONDS = 6 * 3600
 KEEP_TRASH_SECONDS = 24 * 3600
 KEEP_BACKUPS = 32
+MAX_ROUNDS = 4
 BREAKER_BLOBS = 1000  # garbage that is more than this, and more than half of all, needs `expect`
 UNFINISHED_SECONDS = 24 * 3600
 MAX_SECONDS = 100 * 365 * 86_400
@@ -136,12 +137,20 @@ class _Collection:
         self._pipeline = pipeline
         self._options = options
         self._progress = progress
-        self._now = store.ambient.now()
+        self._now = ""
         self._in_use = Era(min(eras_in_use(store, pipeline), default=1 << 53))
         self._notes: list[str] = []
         self._decisions: tuple[Decision, ...] = ()
+        self._more_to_free = False
 
     def run(self) -> PipelineGc:
+        """One round; more where the next advance is due at once and would free more (`grace_seconds` 0)."""
+        rows = [self._round()]
+        while self._more_to_free and len(rows) < MAX_ROUNDS:
+            rows.append(self._round())
+        return _together(rows)
+
+    def _round(self) -> PipelineGc:
         before, after = self._edit()
         census = take_census(self._store, after.head)
         stopped = self._stopped(census)
@@ -157,6 +166,13 @@ class _Collection:
         elif self._options.repack and after.head.state == "active":
             wasted = find_wasted(self._store, after.head)
             repacked = Repacked(packs=len(wasted), pack_bytes=sum(pack.bytes for pack in wasted))
+        advanced = after.head.era > before.era
+        drop_before = _earlier(self._now, self._options.keep_trash_seconds)
+        self._more_to_free = (
+            advanced
+            and not (stopped or self._options.dry_run or self._options.grace_seconds)
+            and (bool(repacked.packs) or any(trashed.trashed_at <= drop_before for trashed in after.head.trash))
+        )
         pipeline = self._pipeline
         return PipelineGc(
             pipeline=pipeline.name,
@@ -164,7 +180,7 @@ class _Collection:
             expired=tuple(Reasoned(f"{pipeline}@{d.entry.label}", d.reason) for d in self._decisions if not d.keep),
             kept=tuple(Reasoned(f"{pipeline}@{d.entry.label}", d.reason) for d in self._decisions if d.keep),
             by_rules=not self._options.policy.empty,
-            advanced=after.head.era > before.era,
+            advanced=advanced,
             era=after.head.era,
             floor=after.head.floor,
             left_trash=len({t.entry.txid for t in before.trash} - {t.entry.txid for t in after.head.trash}),
@@ -188,6 +204,7 @@ class _Collection:
 
     def _edit(self) -> tuple[Head, CommittedHead]:
         """HEAD before and after what the rules and the clock want of it; a dry run only thinks it."""
+        self._now = self._store.ambient.now()
         current = self._store.head(self._pipeline)
         if current.head.state == "destroyed":
             return current.head, current
@@ -243,6 +260,25 @@ class _Collection:
             backend.delete([layout.backup(self._pipeline, era) for era in eras[:-KEEP_BACKUPS]])
         except EoctlError as error:
             self._notes.append(f"no copy of HEAD was kept: {error.message}")
+
+
+def _together(rows: list[PipelineGc]) -> PipelineGc:
+    """What the rounds did in sum, and how the last one left the pipeline."""
+    first, last = rows[0], rows[-1]
+    return msgspec.structs.replace(
+        last,
+        expired=first.expired,
+        kept=first.kept,
+        advanced=first.advanced,
+        left_trash=sum(row.left_trash for row in rows),
+        garbage_blobs=sum(row.garbage_blobs for row in rows),
+        garbage_bytes=sum(row.garbage_bytes for row in rows),
+        deleted_blobs=sum(row.deleted_blobs for row in rows),
+        freed_bytes=sum(row.freed_bytes for row in rows),
+        repacked_packs=sum(row.repacked_packs for row in rows),
+        repacked_bytes=sum(row.repacked_bytes for row in rows),
+        garbage=tuple(name for row in rows for name in row.garbage),
+    )
 
 
 def _failed(pipeline: PipelineId, options: Options, error: EoctlError) -> PipelineGc:
