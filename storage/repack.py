@@ -10,7 +10,8 @@ A slice is held against its digest before it is written again; a pack with a dam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +30,8 @@ from storage.rewrite import MovedTables, replace_places
 from storage.session import Session
 from storage.store import Store
 
+ReadManifest = Callable[[Head, HeadEntry], Manifest]
+
 LIVE_AT_LEAST = 0.9  # of a pack's bytes; below, it is written again
 _MIN_WASTE = 4096  # bytes; for less a manifest is not written again
 
@@ -46,6 +49,15 @@ class Repacked(Struct, frozen=True):
     damaged: tuple[str, ...] = ()
 
 
+class _Stretch(NamedTuple):
+    """Stored bytes in a pack, and how they lie there. An empty one begins where the next one does."""
+
+    pack: str
+    offset: int
+    length: int
+    compressed: bool
+
+
 class Wasted(Struct, frozen=True):
     """A pack with room in it, and the stretches of it that are still needed, in order."""
 
@@ -54,15 +66,15 @@ class Wasted(Struct, frozen=True):
     contents: tuple[Content, ...]
 
 
-def find_wasted(store: Store, head: Head) -> tuple[Wasted, ...]:
-    """Packs that are less than 90 % live by this HEAD.
+def find_wasted(store: Store, head: Head, read: ReadManifest | None = None) -> tuple[Wasted, ...]:
+    """Packs that are less than 90 % live by this HEAD. `read`: another way to the manifests of its roots.
 
     Raises: CorruptError, BlobGoneError: a manifest or a block table cannot be read.
     """
     sizes: dict[BlobKey, int] = {}
     contents = Contents(Blobs(store.backend, PipelineId(head.pipeline), store.hash))
     for entry in manifests_of(head).values():
-        manifest = store.manifest(head, entry, thorough=False)
+        manifest = store.manifest(head, entry, thorough=False) if read is None else read(head, entry)
         sizes |= {BlobKey.parse(pack.key): pack.bytes for pack in manifest.packs}
         contents.add(manifest)
     if contents.misfits:
@@ -74,6 +86,13 @@ def find_wasted(store: Store, head: Head) -> tuple[Wasted, ...]:
         if live < LIVE_AT_LEAST * size and size - live >= _MIN_WASTE:
             found.append(Wasted(key, size, tuple(needed)))
     return tuple(found)
+
+
+def foresee(store: Store, head: Head, wasted: tuple[Wasted, ...]) -> Repacked:
+    """What `repack` would leave behind of these packs; nothing is written, so the rest is not known."""
+    left, damaged = _sound(Blobs(store.backend, PipelineId(head.pipeline), store.hash), wasted)
+    sizes = [pack.bytes for pack in wasted if str(pack.key) in left]
+    return Repacked(packs=len(sizes), pack_bytes=sum(sizes), damaged=damaged)
 
 
 def repack(store: Store, pipeline: PipelineId) -> Repacked:
@@ -155,8 +174,8 @@ class _Moving:
         self._blobs = blobs
         self._left = left
         self._packer = packer
-        self._moved: dict[tuple[str, int], Pending] = {}  # pack and offset -> where that slice lies now
-        self._replaced: set[tuple[str, int]] = set()  # slices that hold tables which are encoded anew
+        self._moved: dict[_Stretch, Pending] = {}
+        self._replaced: set[_Stretch] = set()  # they hold tables which are encoded anew
         self._tables = MovedTables(blobs.hash, packer)
 
     def look_at_tables(self, manifest: Manifest) -> None:
@@ -166,17 +185,18 @@ class _Moving:
             if isinstance(place, Slice) and place.pack in self._left:
                 blocks = read_blocks(self._blobs, covering, named)
                 if any(str(block.pack) in self._left for block in blocks):
-                    self._replaced.add((place.pack, place.offset))
+                    self._replaced.add(_stretch(place))
 
     def move_slices(self, packs: list[Wasted]) -> None:
         """Every needed slice of these packs is in a new one."""
         for pack in packs:
             stored = self._read(pack)
             for content in pack.contents:
-                where = (str(pack.key), content.offset)
+                packed = content.packing is Packing.FRAME
+                where = _Stretch(str(pack.key), content.offset, content.length, packed)
                 if where not in self._moved and where not in self._replaced:
                     data = stored[content.offset : content.offset + content.length]
-                    self._moved[where] = self._packer.add_stored(data, compressed=content.packing is Packing.FRAME)
+                    self._moved[where] = self._packer.add_stored(data, compressed=packed)
         self._packer.close()
 
     def move_tables(self, manifest: Manifest) -> None:
@@ -190,8 +210,8 @@ class _Moving:
     def moved_file(self, file: StateFile) -> StateFile:
         """After tables have moved and the packer is closed."""
         match file.place:
-            case Slice(pack=pack, offset=offset) if pack in self._left:
-                return msgspec.structs.replace(file, place=self._moved[pack, offset].place)
+            case Slice(pack=pack) as place if pack in self._left:
+                return msgspec.structs.replace(file, place=self._moved[_stretch(place)].place)
             case Blocks(packs=packs) as place if not self._left.isdisjoint(packs):
                 return msgspec.structs.replace(file, place=self._tables.place(place))
         return file
@@ -212,11 +232,15 @@ class _Moving:
         return memoryview(stored)
 
     def _moved_block(self, block: Block) -> Block:
-        pending = self._moved.get((str(block.pack), block.offset))
+        pending = self._moved.get(_Stretch(str(block.pack), block.offset, block.length, block.compressed))
         return block if pending is None else block._replace(pack=pending.key, offset=pending.offset)
 
     def _moved_table(self, table: Table) -> Whole | Slice:
         place = table.place
-        if isinstance(place, Slice) and (place.pack, place.offset) in self._moved:
-            return self._moved[place.pack, place.offset].place
+        if isinstance(place, Slice) and _stretch(place) in self._moved:
+            return self._moved[_stretch(place)].place
         return place
+
+
+def _stretch(place: Slice) -> _Stretch:
+    return _Stretch(place.pack, place.offset, place.length, place.codec == "zstd")
