@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 from formats.ids import BlobKey
-from formats.manifest import Blocks, Count, DigestText, Hex32, Name, PackRef, Place, Text, Whole
+from formats.manifest import Blocks, Count, DigestText, Hex32, Name, PackRef, Place, Slice, Text, Whole
 
 
 class FileKeys(Struct, frozen=True, gc=False):
@@ -53,17 +53,26 @@ class ManifestKeys(Struct, frozen=True):
 
 
 def keys_of(manifest: ManifestKeys) -> Iterator[tuple[str, int]]:
-    """Digest and era of every blob that the snapshot needs, some more than once."""
-    for pack in manifest.packs:
-        key = BlobKey.parse(pack.key)
-        yield key.digest, key.era
+    """Digest and era of every blob that the snapshot needs, some more than once.
+
+    A pack is needed if the manifest lists it or a file names it, though each that a file names should be listed.
+    """
+    packs = {pack.key for pack in manifest.packs}
     for operator in manifest.operators:
         for group in (operator.coordinator, *(subtask.files for subtask in operator.subtasks)):
             for file in group:
                 place = file.place
                 if isinstance(place, Whole):
                     yield place.digest or file.digest, place.era
+                elif isinstance(place, Slice):
+                    packs.add(place.pack)
                 elif isinstance(place, Blocks):
+                    packs.update(place.packs)
                     for table in place.tables:
                         if isinstance(table.place, Whole):
                             yield table.place.digest or table.digest, table.place.era
+                        else:
+                            packs.add(table.place.pack)
+    for pack in packs:
+        key = BlobKey.parse(pack)
+        yield key.digest, key.era

@@ -153,7 +153,8 @@ class Place(Struct, frozen=True, kw_only=True):
 
     `scratch` is a directory from which `create` takes a file cheaply; `make_folders` makes folders ahead, at
     one sync for each parent (nothing where names need no folders); `check` raises UnsafeBackendError where a
-    store must not be made, and asks more of a network file system (True: it may be one).
+    store must not be made, and asks more of a network file system (True: it may be one). `remote`: each look at it
+    costs a request.
     """
 
     url: str
@@ -161,3 +162,4 @@ class Place(Struct, frozen=True, kw_only=True):
     scratch: Path
     make_folders: Callable[[Iterable[Key]], None]
     check: Callable[[bool], None] = lambda _: None
+    remote: bool = False

@@ -121,7 +121,7 @@ def sweep(store: Store, census: Census, progress: Callable[[int], None] = lambda
 def remove_unfinished(store: Store, floors: dict[PipelineId, int], older_than: float) -> int:
     """Writes that never finished are gone: those whose era is below the floor, and temporary files not touched since.
 
-    `older_than`: seconds since 1970 by the store's clock. Returns how many.
+    `older_than`: seconds since 1970 by the store's clock. Those of pipelines without a floor stay. Returns how many.
     """
     stale: list[Unfinished] = []
     for found in store.backend.list(Key("p"), reach=Reach.UNFINISHED):
@@ -131,7 +131,7 @@ def remove_unfinished(store: Store, floors: dict[PipelineId, int], older_than: f
             key = layout.parse_blob(pipeline, found.key) or layout.parse_manifest(pipeline, found.key)
             if key is not None and key.era < floors[pipeline]:
                 stale.append(found)
-        else:
+        elif not found.key.path.startswith(f"{layout.PIPELINES}/"):
             seen = store.backend.stat(found.key)
             if seen is not None and seen.modified_at < older_than:
                 stale.append(found)
@@ -182,9 +182,11 @@ def _find_dangling(store: Store, head: Head, read: ReadKeys) -> Iterator[Danglin
             listed.add(stored.space, stored.key.digest, stored.key.era)
     missing: dict[Stored, list[str]] = {}
     for entry in roots(head):
-        named = {Stored(Space.BLOB, BlobKey(Digest(d), Era(e))) for d, e in keys_of(read(head, entry))}
-        for stored in named:
-            if stored not in listed and len(missing) <= MAX_NAMES:
+        own = Stored(Space.MANIFEST, BlobKey.parse(entry.manifest))
+        # In the order of a listing, in which marks are found fast.
+        named = (Stored(Space.BLOB, BlobKey(Digest(d), Era(e))) for d, e in sorted(set(keys_of(read(head, entry)))))
+        for stored in (own, *named):
+            if stored not in listed and (stored in missing or len(missing) < MAX_NAMES):
                 missing.setdefault(stored, []).append(f"{pipeline}@{entry.label}")
     for stored, snapshots in sorted(missing.items()):
         key = _name(pipeline, stored)

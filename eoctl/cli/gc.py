@@ -94,6 +94,7 @@ def gc(
         dry_run=dry_run,
         names=invocation.verbose,
         repack=repack,
+        cache=invocation.environment.cache_home / "eoctl" / "manifests",
     )
     store = invocation.open_store()
     chosen = _chosen(store, pipelines)
@@ -102,7 +103,7 @@ def gc(
         with Meter(invocation, "gc", "deleting") as meter:
             run = collect(store, chosen, options, meter.bytes_so_far)
         if metrics is not None:
-            from eoctl.services.gc import gc_metrics  # noqa: PLC0415  (start-up)
+            from eoctl.services.gc_metrics import gc_metrics  # noqa: PLC0415  (start-up)
             from eoctl.services.prometheus import write_metrics  # noqa: PLC0415  (start-up)
 
             write_metrics(metrics, gc_metrics(run, timestamp(invocation.ambient.now())))
@@ -118,11 +119,12 @@ def _or_none(text: str, option: str) -> int:
 
 
 def _chosen(store: Store, names: Sequence[str] | None) -> list[PipelineId]:
-    """The pipelines named, or all of them. Raises: BadNameError, SnapshotNotFoundError."""
+    """The pipelines named, or all of them. Raises: BadNameError."""
+    from eoctl.services.gc import pipelines_to_collect  # noqa: PLC0415  (start-up)
     from formats.ids import PipelineId  # noqa: PLC0415  (start-up)
 
     if not names:
-        return list(store.pipelines())
+        return list(pipelines_to_collect(store))
     return [PipelineId(name) for name in dict.fromkeys(names)]
 
 
@@ -133,6 +135,8 @@ def _exit_code(row: PipelineGc) -> int:
 def _answer(invocation: Invocation, run: GcRun) -> None:
     out = invocation.out
     out.answer("gc", fields_of(run), lambda: _lines(out, run), rows="pipelines", brief=lambda: ())
+    for note in run.notes:
+        out.notice(note)
     for row in run.pipelines:
         for trouble, hint in _troubles(row):
             if out.form is Form.TEXT:
@@ -151,7 +155,7 @@ def _troubles(row: PipelineGc) -> Iterator[tuple[str, str]]:
     if row.error:
         yield row.message, row.hint
     if row.stopped:
-        yield row.stopped, "nothing was deleted; eoctl gc --dry-run -v names the blobs"
+        yield row.stopped, f"it is left as it is; eoctl gc -p {row.pipeline} --dry-run -v names the blobs"
     for lost in row.dangling:
         yield f"{lost.key} is gone, and {', '.join(lost.snapshots)} need it", f"eoctl store repair -p {row.pipeline}"
 
@@ -160,8 +164,8 @@ def _lines(out: Output, run: GcRun) -> Iterator[str]:
     if not run.pipelines:
         out.notice("there are no pipelines in this store")
     for number, row in enumerate(run.pipelines):
-        if row.error:
-            continue
+        if not row.era:
+            continue  # nothing was found out
         if number:
             yield ""
         yield out.heading(f"{row.pipeline}{'  (dry run: nothing is changed)' if run.dry_run else ''}")

@@ -37,6 +37,7 @@ class Environment(NamedTuple):
     profile: str
     config_home: Path
     data_home: Path
+    cache_home: Path
     no_color: bool
     columns: int | None
     completing: bool
@@ -58,6 +59,7 @@ def read_environment() -> Environment:
         profile=os.environ.get("EOCTL_PROFILE", ""),
         config_home=_xdg("XDG_CONFIG_HOME", ".config"),
         data_home=_xdg("XDG_DATA_HOME", ".local/share"),
+        cache_home=_xdg("XDG_CACHE_HOME", ".cache"),
         no_color=bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb",
         columns=int(columns) if columns.isdecimal() and int(columns) > 0 else None,
         completing=bool(os.environ.get("_EOCTL_COMPLETE")),

@@ -8,23 +8,26 @@ cannot be collected is told and does not keep the others from it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from eoctl.ambient import format_time
-from eoctl.services.prometheus import Metric
 from eoctl.services.retention import Decision, Policy, decide
 from eoctl.services.writers import eras_in_use
-from formats.errors import CorruptError, EoctlError
-from formats.head import Head, encode_head
+from formats.errors import BadNameError, ConflictError, CorruptError, EoctlError, SnapshotNotFoundError
+from formats.head import Head, HeadEntry, encode_head, manifests_of
 from formats.ids import Era, PipelineId, TxId
+from formats.manifest import Manifest
 from storage import edits, layout
+from storage.backend import Folder, Reach
 from storage.gc import Census, Dangling, remove_unfinished, sweep, take_census
-from storage.head import CommittedHead, swap_head
-from storage.repack import Repacked, find_wasted, repack
+from storage.head import MAX_TRIES, CommittedHead, swap_head
+from storage.manifest_cache import CachedStore
+from storage.repack import Repacked, find_wasted, foresee, repack
 from storage.store import Store
 
 GRACE_SECONDS = 6 * 3600
@@ -39,7 +42,10 @@ Progress = Callable[[int, int], None]  # bytes deleted so far, about, and how ma
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How to collect. `expect`: so much garbage is no surprise. `grace_seconds`: the time between two advances."""
+    """How to collect. `expect`: so much garbage is no surprise. `grace_seconds`: the time between two advances.
+
+    `cache`: a directory of this host where the manifests of a store elsewhere are kept from one run to the next.
+    """
 
     policy: Policy = Policy()
     grace_seconds: int = GRACE_SECONDS
@@ -48,6 +54,7 @@ class Options(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     names: bool = False
     repack: bool = True
+    cache: Path | None = None
 
 
 class Reasoned(Struct, frozen=True):
@@ -62,7 +69,8 @@ class PipelineGc(Struct, frozen=True, kw_only=True):
 
     `expired`: moved to the trash by this run; `by_rules`: there were rules that could. `young_orphans`: unreferenced,
     but perhaps in use by a session, for a later run. `dangling`: what snapshots need and is not there. `stopped`: why
-    nothing was deleted though there is garbage. `error`, `message`: why the pipeline could not be collected.
+    garbage was left and nothing re-packed. `error`, `message`: why the pipeline could not be collected, or re-packed:
+    then the figures are there (`era` is not 0).
     """
 
     pipeline: str
@@ -103,15 +111,33 @@ class GcRun(Struct, frozen=True, kw_only=True):
     dry_run: bool
     pipelines: tuple[PipelineGc, ...]
     unfinished_removed: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def pipelines_to_collect(store: Store) -> Iterator[PipelineId]:
+    """Every pipeline by name; one of which HEAD was lost too, so that `collect` tells it."""
+    for folder in store.backend.list(layout.PIPELINES, reach=Reach.FOLDERS):
+        if isinstance(folder, Folder):
+            with contextlib.suppress(BadNameError):  # every pipeline of ours was named by PipelineId
+                pipeline = PipelineId(folder.key.path.rpartition("/")[2])
+                if store.backend.stat(layout.head(pipeline)) is not None or _was_lost(store, pipeline):
+                    yield pipeline
+
+
+def _was_lost(store: Store, pipeline: PipelineId) -> bool:
+    try:
+        store.head(pipeline)
+    except SnapshotNotFoundError:
+        return False  # its first writer died before it made HEAD
+    except EoctlError:
+        pass
+    return True
 
 
 def collect(
     store: Store, pipelines: Iterable[PipelineId], options: Options, progress: Progress = lambda *_: None
 ) -> GcRun:
-    """Every pipeline is collected as far as it can be now. Errors of one are in its row.
-
-    Raises: what reaching the store at all raises.
-    """
+    """Every pipeline is collected as far as it can be now. Errors of one are in its row."""
     rows: list[PipelineGc] = []
     floors: dict[PipelineId, int] = {}
     for pipeline in pipelines:
@@ -123,10 +149,14 @@ def collect(
             row = _failed(pipeline, options, error)
         rows.append(msgspec.structs.replace(row, seconds=store.ambient.elapsed() - began))
     removed = 0
+    notes = []
     if not options.dry_run:
         now = datetime.fromisoformat(store.ambient.now()).timestamp()
-        removed = remove_unfinished(store, floors, now - UNFINISHED_SECONDS)
-    return GcRun(dry_run=options.dry_run, pipelines=tuple(rows), unfinished_removed=removed)
+        try:
+            removed = remove_unfinished(store, floors, now - UNFINISHED_SECONDS)
+        except EoctlError as error:
+            notes.append(f"unfinished writes are still there: {error.message}")
+    return GcRun(dry_run=options.dry_run, pipelines=tuple(rows), unfinished_removed=removed, notes=tuple(notes))
 
 
 class _Collection:
@@ -142,6 +172,10 @@ class _Collection:
         self._notes: list[str] = []
         self._decisions: tuple[Decision, ...] = ()
         self._more_to_free = False
+        self._trouble: EoctlError | None = None
+        cached = options.cache is not None and store.place.remote
+        self._cache = CachedStore.of(store, options.cache) if cached and options.cache is not None else None
+        self._reading = self._cache or store
 
     def run(self) -> PipelineGc:
         """One round; more where the next advance is due at once and would free more (`grace_seconds` 0)."""
@@ -152,25 +186,22 @@ class _Collection:
 
     def _round(self) -> PipelineGc:
         before, after = self._edit()
-        census = take_census(self._store, after.head)
-        stopped = self._stopped(census)
-        repacked = Repacked()
-        deleted = freed = 0
-        if not self._options.dry_run:
-            if not stopped:
-                deleted, freed = len(census.garbage), census.garbage.bytes
-                sweep(self._store, census, lambda done: self._progress(freed * done // deleted, freed))
-            repacked = self._repack(after.head)
-            if after.head.era > before.era:
-                self._back_up(after.head)
-        elif self._options.repack and after.head.state == "active":
-            wasted = find_wasted(self._store, after.head)
-            repacked = Repacked(packs=len(wasted), pack_bytes=sum(pack.bytes for pack in wasted))
         advanced = after.head.era > before.era
+        after, census = self._census(after)
+        stopped = self._stopped(census)
+        deleted = freed = 0
+        if not (stopped or self._options.dry_run):
+            deleted, freed = len(census.garbage), census.garbage.bytes
+            sweep(self._store, census, lambda done: self._progress(freed * done // deleted, freed))
+        repacked = Repacked() if stopped else self._repack(after.head)
+        if advanced and not self._options.dry_run:
+            self._back_up()
+        if self._cache is not None:
+            self._cache.prune(after.head)
         drop_before = _earlier(self._now, self._options.keep_trash_seconds)
         self._more_to_free = (
             advanced
-            and not (stopped or self._options.dry_run or self._options.grace_seconds)
+            and not (stopped or self._trouble or self._options.dry_run or self._options.grace_seconds)
             and (bool(repacked.packs) or any(trashed.trashed_at <= drop_before for trashed in after.head.trash))
         )
         pipeline = self._pipeline
@@ -198,9 +229,34 @@ class _Collection:
             garbage=tuple(census.garbage_names()) if self._options.names else (),
             strangers=census.strangers,
             dangling=census.dangling,
-            notes=tuple(self._notes),
+            notes=tuple(dict.fromkeys(self._notes)),
             stopped=stopped,
+            error="" if self._trouble is None else self._trouble.kind,
+            message="" if self._trouble is None else f"nothing was re-packed: {self._trouble.message}",
+            hint="" if self._trouble is None else self._trouble.hint or "",
+            exit_code=0 if self._trouble is None else self._trouble.exit_code,
         )
+
+    def _census(self, after: CommittedHead) -> tuple[CommittedHead, Census]:
+        """By this HEAD; by a newer one where somebody else has meanwhile dropped, and swept, what it names."""
+        read = self._reading.manifest_keys
+        for _ in range(MAX_TRIES - 1):
+            try:
+                census = take_census(self._store, after.head, read)
+            except CorruptError:
+                if not self._outdated(after.head):
+                    raise
+            else:
+                if not (census.dangling and self._outdated(after.head)):
+                    return after, census
+            after = self._store.head(self._pipeline)
+            if self._options.dry_run:
+                after = msgspec.structs.replace(after, head=self._wanted(after.head))
+        return after, take_census(self._store, after.head, read)
+
+    def _outdated(self, head: Head) -> bool:
+        """A root of it is none any more, so what only that one names may be gone."""
+        return not manifests_of(head).keys() <= manifests_of(self._store.head(self._pipeline).head).keys()
 
     def _edit(self) -> tuple[Head, CommittedHead]:
         """HEAD before and after what the rules and the clock want of it; a dry run only thinks it."""
@@ -243,16 +299,35 @@ class _Collection:
         return f"{garbage} of {census.stored} blobs are garbage; if that is right, run again with --expect {garbage}"
 
     def _repack(self, head: Head) -> Repacked:
+        """Where it fails, all that the sweep did stands, and the next run tries again."""
         if not self._options.repack or head.state != "active":
             return Repacked()
-        repacked = repack(self._store, self._pipeline)
+        try:
+            wasted = find_wasted(self._store, head, self._manifest)
+            if not wasted:
+                return Repacked()
+            if self._options.dry_run:
+                return self._noted(foresee(self._store, head, wasted))
+            return self._noted(repack(self._store, self._pipeline))
+        except ConflictError as error:
+            self._notes.append(f"nothing was re-packed this time: {error.message}")
+        except EoctlError as error:
+            if not (isinstance(error, CorruptError) and self._outdated(head)):
+                self._trouble = error
+        return Repacked()
+
+    def _manifest(self, head: Head, entry: HeadEntry) -> Manifest:
+        return self._reading.manifest(head, entry, thorough=False)
+
+    def _noted(self, repacked: Repacked) -> Repacked:
         self._notes += [f"not re-packed, damaged: {reason}" for reason in repacked.damaged]
         return repacked
 
-    def _back_up(self, head: Head) -> None:
+    def _back_up(self) -> None:
         """A copy of HEAD for the day on which it is lost; the oldest copies go."""
         backend = self._store.backend
         try:
+            head = self._store.head(self._pipeline).head
             backend.create(layout.backup(self._pipeline, head.era), encode_head(head))
             eras = sorted(
                 era for found in backend.list(layout.backups(self._pipeline)) if (era := layout.parse_backup(found.key))
@@ -306,31 +381,3 @@ def _earlier(now: str, seconds: int) -> str:
     with contextlib.suppress(OverflowError):
         return format_time(datetime.fromisoformat(now) - timedelta(seconds=seconds))
     return ""
-
-
-def gc_metrics(run: GcRun, finished: float) -> tuple[Metric, ...]:
-    """The figures of a run that ended at `finished`, in seconds since 1970."""
-    good = [row for row in run.pipelines if not row.error]
-
-    def of(name: str, help_text: str, field: str) -> Metric:
-        samples = tuple(((("pipeline", row.pipeline),), float(getattr(row, field))) for row in good)
-        return Metric(f"eoctl_gc_{name}", help_text, "gauge", samples)
-
-    success = tuple(
-        ((("pipeline", row.pipeline),), float(not (row.error or row.stopped or row.dangling))) for row in run.pipelines
-    )
-    dangling = tuple(((("pipeline", row.pipeline),), float(len(row.dangling))) for row in good)
-    return (
-        Metric("eoctl_gc_finished_time_seconds", "When the run ended.", "gauge", (((), finished),)),
-        Metric("eoctl_gc_success", "1 where the pipeline was collected and nothing is missing.", "gauge", success),
-        Metric("eoctl_gc_dangling", "Blobs that snapshots need and that are not there.", "gauge", dangling),
-        of("deleted_blobs", "Blobs that the run deleted.", "deleted_blobs"),
-        of("freed_bytes", "Stored bytes that the run freed.", "freed_bytes"),
-        of("garbage_blobs", "Blobs that were garbage when the run looked.", "garbage_blobs"),
-        of("live_blobs", "Blobs and manifests that snapshots need.", "live_blobs"),
-        of("live_bytes", "Stored bytes that snapshots need.", "live_bytes"),
-        of("stored_bytes", "Stored bytes after the run.", "stored_bytes"),
-        of("young_orphans", "Unreferenced blobs that may be in use by an upload.", "young_orphans"),
-        of("repacked_bytes", "Bytes of packs that the run wrote again.", "repacked_bytes"),
-        of("duration_seconds", "What the pipeline took.", "seconds"),
-    )

@@ -92,7 +92,8 @@ def eras_in_use(store: Store, pipeline: PipelineId) -> list[int]:
         number = record.process.partition(".")[0]
         here = record.host == store.ambient.host and number.isdecimal()
         alive = here and age < _STUCK_SECONDS and _process(int(number)) == record.process
-        if record.note != SYNC_FAILED and (alive or (not here and age < FRESH_SECONDS)):
+        # A pin from the future is as good as an old one: else it would keep the floor until that time has come.
+        if record.note != SYNC_FAILED and (alive or (not here and abs(age) < FRESH_SECONDS)):
             found.append(record.era)
     return found
 

@@ -18,6 +18,7 @@ def environment(tmp_path: Path, **given: str) -> Environment:
         profile=given.get("profile", ""),
         config_home=tmp_path / "config",
         data_home=tmp_path / "data",
+        cache_home=tmp_path / "cache",
         no_color=False,
         columns=None,
         completing=False,
