@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from formats.blocktable import Block, encode_table
-from formats.ids import Digest
+from formats.ids import Digest, Hasher
 from formats.manifest import BLOCK_BYTES, TABLE_BLOCKS, Blocks, Slice, Table
 from storage.packs import Packer, Pending
 from storage.session import Session
@@ -60,15 +60,16 @@ class BlockWriter:
         self._recent: dict[bytes, Pending] = {}
         self._waiting: list[tuple[BlockFile, int, list[Block | tuple[bytes, Pending]]]] = []
 
-    def add(self, chunks: Iterable[memoryview], old: Blocks | None, *, compress: bool) -> BlockFile:
-        """The content is in packs or in the base. `chunks` are multiples of 64 KiB but for the last."""
+    def add(self, chunks: Iterable[memoryview], old: Blocks | None, whole: Hasher, *, compress: bool) -> BlockFile:
+        """The content is in packs or in the base. `chunks` are multiples of 64 KiB but for the last.
+
+        `whole` has taken in every chunk that it has given.
+        """
         file = BlockFile()
         algorithm = self._session.store.hash
-        whole = algorithm.hasher()
         rows: list[Block | tuple[bytes, Pending]] = []
         old_rows: list[Block] = []
         for chunk in chunks:
-            whole.update(chunk)
             for start in range(0, len(chunk), BLOCK_BYTES):
                 block = chunk[start : start + BLOCK_BYTES]
                 if not rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,9 +70,9 @@ def read_all(descriptor: int, file: SourceFile) -> bytes:
     return data
 
 
-def read_chunks(descriptor: int) -> Iterator[memoryview]:
-    """The file in pieces of 1 MiB; each is valid until the next is asked for. Holes are not read."""
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+def read_chunks(descriptor: int, *, buffers: int = 1) -> Iterator[memoryview]:
+    """The file in pieces of 1 MiB; each is valid until `buffers` more are asked for. Holes are not read."""
+    ring = itertools.cycle([memoryview(bytearray(CHUNK_BYTES)) for _ in range(buffers)])
     size = os.fstat(descriptor).st_size
     data_at = 0
     for start in range(0, size, CHUNK_BYTES):
@@ -81,6 +82,7 @@ def read_chunks(descriptor: int) -> Iterator[memoryview]:
         if data_at >= start + length:
             yield _zeros[:length]
             continue
+        buffer = next(ring)
         filled = 0
         while filled < length and (count := os.preadv(descriptor, [buffer[filled:length]], start + filled)):
             filled += count

@@ -19,11 +19,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
-from formats.ids import BlobKey, Digest
+from formats.ids import BlobKey, Digest, Hasher
 from formats.manifest import MAX_INLINE_TOTAL_BYTES, Blocks, Inline, Place, Role, StateFile, Whole
 from formats.names import check_file_names
 from storage.backend import LocalFile
-from storage.blobs import digest_of
+from storage.blobs import CHUNK_BYTES, digest_of
 from storage.blocks import BlockFile, BlockWriter
 from storage.files import changed, compressor, opened, probe, read_all, read_chunks, share, write_all
 from storage.os_errors import told
@@ -256,7 +256,8 @@ class Ingest(Struct, frozen=True, kw_only=True):
             old = before.place if before is not None and isinstance(before.place, Blocks) else None
             with opened(root, file) as descriptor:
                 shrink = probe(descriptor, file.bytes)
-                block_file = writer.add(read_chunks(descriptor), old, compress=shrink)
+                whole = self.session.store.hash.hasher()
+                block_file = writer.add(_hashed_ahead(descriptor, file.bytes, whole), old, whole, compress=shrink)
             written.append((file, block_file))
             self.tally.added_bytes += block_file.added_bytes
             self.tally.read_bytes += file.bytes
@@ -282,6 +283,21 @@ class Ingest(Struct, frozen=True, kw_only=True):
             role=role,
             stamp=_stamp(file),
         )
+
+
+def _hashed_ahead(descriptor: int, size: int, whole: Hasher) -> Iterator[memoryview]:
+    """The file in pieces of 1 MiB, read and taken in by `whole` in a thread of their own, a little ahead."""
+    source = read_chunks(descriptor, buffers=4)  # in use, and two that wait, and one being read
+
+    def read(_: int) -> memoryview | None:
+        chunk = next(source, None)
+        if chunk is not None:
+            whole.update(chunk)
+        return chunk
+
+    for chunk in each(range(-(-size // CHUNK_BYTES) + 1), read, threads=1):
+        if chunk is not None:
+            yield chunk
 
 
 def _stamp(file: SourceFile) -> str:
