@@ -16,7 +16,7 @@ from itertools import islice
 from msgspec import Struct
 
 from formats.errors import CorruptError
-from formats.head import LOST_HEAD, Head, HeadEntry, manifests_of, roots
+from formats.head import LOST_HEAD, Head, HeadEntry, roots
 from formats.ids import BlobKey, Digest, Era, PipelineId
 from formats.manifest_keys import ManifestKeys, keys_of
 from storage import layout
@@ -73,7 +73,8 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Censu
     """
     read = read or store.manifest_keys
     marks = Marks()
-    for entry in manifests_of(head).values():
+    # By transaction too: two snapshots of one manifest are a fault, which reading it for both shows.
+    for entry in {(entry.manifest, entry.txid): entry for entry in roots(head)}.values():
         marks.add(Space.MANIFEST, *_parts(entry.manifest))
         for digest, era in keys_of(read(head, entry)):
             marks.add(Space.BLOB, digest, era)
