@@ -12,6 +12,7 @@ from typing import Any
 _HOMES = {
     "eoctl.library": ("open_store", "init_store", "StoreHandle", "PipelineHandle", "Writer"),
     "eoctl.services.checkpoint": ("Part",),
+    "eoctl.services.retention": ("Policy",),
     "eoctl.engines.directory": ("DirectorySource",),
     "eoctl.engines.rocksdb": ("RocksdbCheckpoint", "RocksdbSource"),
     "eoctl.engines.sqlite": ("SqliteSource",),

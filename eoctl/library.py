@@ -18,8 +18,11 @@ from pathlib import Path
 from eoctl.ambient import system_ambient
 from eoctl.engines.directory import DirectorySource
 from eoctl.engines.source import StateSource
-from eoctl.services import diff, entries, explain, inspect, resolve, restore, stats, verify, writers
+from eoctl.services import destroy, diff, entries, explain, gc, inspect, resolve, restore, stats, verify, writers
 from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
+from eoctl.services.destroy import Destruction
+from eoctl.services.gc import GRACE_SECONDS, KEEP_TRASH_SECONDS, GcRun, PipelineGc
+from eoctl.services.retention import Policy
 from eoctl.services.values import (
     Created,
     Difference,
@@ -77,6 +80,36 @@ class StoreHandle:
 
     def stats(self) -> StoreStats:
         return stats.store_stats(self._store)
+
+    def gc(
+        self,
+        policy: Policy | None = None,
+        *,
+        pipelines: Iterable[str] | None = None,
+        grace_seconds: int = GRACE_SECONDS,
+        keep_trash_seconds: int = KEEP_TRASH_SECONDS,
+        expect: int = 0,
+        dry_run: bool = False,
+        repack: bool = True,
+        cache: str | Path | None = None,
+    ) -> GcRun:
+        """Old checkpoints are expired by the policy, and what no snapshot needs is deleted; of these or all pipelines.
+
+        What went wrong with one pipeline is in its row, and keeps none of the others from it. `cache`: a directory
+        where the manifests of a store elsewhere are kept from one run to the next.
+        """
+        options = gc.Options(
+            policy=policy or Policy(),
+            grace_seconds=grace_seconds,
+            keep_trash_seconds=keep_trash_seconds,
+            expect=expect,
+            dry_run=dry_run,
+            names=dry_run,
+            repack=repack,
+            cache=None if cache is None else Path(cache),
+        )
+        names = gc.pipelines_to_collect(self._store) if pipelines is None else map(PipelineId, pipelines)
+        return gc.collect(self._store, list(names), options)
 
 
 class PipelineHandle:
@@ -143,6 +176,37 @@ class PipelineHandle:
 
     def undelete(self, snapshot: str | int) -> None:
         entries.undelete(self._store, self._pipeline, str(snapshot))
+
+    def gc(
+        self,
+        policy: Policy | None = None,
+        *,
+        grace_seconds: int = GRACE_SECONDS,
+        keep_trash_seconds: int = KEEP_TRASH_SECONDS,
+        expect: int = 0,
+        dry_run: bool = False,
+        repack: bool = True,
+        cache: str | Path | None = None,
+    ) -> PipelineGc:
+        """As `StoreHandle.gc`, of this pipeline."""
+        run = StoreHandle(self._store).gc(
+            policy,
+            pipelines=[self._pipeline.name],
+            grace_seconds=grace_seconds,
+            keep_trash_seconds=keep_trash_seconds,
+            expect=expect,
+            dry_run=dry_run,
+            repack=repack,
+            cache=cache,
+        )
+        return run.pipelines[0]
+
+    def destroy(self, *, dry_run: bool = False) -> Destruction:
+        """All of the pipeline is deleted, for good, and its name is not used again.
+
+        Raises: SnapshotNotFoundError; ConflictError where a hold without an end keeps a snapshot.
+        """
+        return destroy.destroy(self._store, self._pipeline, dry_run=dry_run)
 
     def _resolve(self, snapshot: str | int) -> resolve.Resolved:
         return resolve.resolve(self._store, str(snapshot), self._pipeline.name)

@@ -18,6 +18,7 @@ COMMANDS = {
     "store stats": ("eoctl.cli.store", "Show what each pipeline stores, and what sharing saves."),
     "pipeline list": ("eoctl.cli.pipeline", "List the pipelines of the store."),
     "pipeline show": ("eoctl.cli.pipeline", "Show a pipeline's counters, writers, holds, snapshots."),
+    "pipeline destroy": ("eoctl.cli.pipeline", "Delete a pipeline with all its snapshots, for good."),
     "checkpoint create": (_CREATE, "Take a checkpoint of state on this host."),
     "checkpoint list": (_READ, "List snapshots, newest last."),
     "checkpoint inspect": (_READ, "Show what a snapshot consists of."),

@@ -54,7 +54,7 @@ def gc(
     ] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what a run would do now.")] = False,
     expect: Annotated[
-        int, typer.Option(metavar="N", min=0, help="So many blobs of garbage are no surprise (see below).")
+        int, typer.Option(metavar="N", min=0, help="So many blobs of garbage are no surprise (see above).")
     ] = 0,
     repack: Annotated[bool, typer.Option("--repack/--no-repack", help="Write packs below 90 % live again.")] = True,
     metrics: Annotated[

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eoctl.cli.completion import complete_pipelines
+from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
 from eoctl.cli.output import Output, fields_of
-from eoctl.cli.quantities import age, human_bytes, minute, second, timestamp
+from eoctl.cli.progress import Meter
+from eoctl.cli.quantities import age, human_bytes, minute, plural, second, timestamp
 from eoctl.cli.table import Column
+from formats.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from eoctl.services.destroy import Destruction
     from eoctl.services.values import PipelineDetail, PipelineRow
 
 app = typer.Typer()
@@ -139,3 +143,75 @@ def _lines(detail: PipelineDetail, out: Output, now: float) -> Iterator[str]:
 
 def _until(expires_at: str | None) -> str:
     return "released" if expires_at is None else second(expires_at)
+
+
+@app.command("destroy")
+def destroy(
+    ctx: typer.Context,
+    *,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.", autocompletion=complete_pipelines)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Nothing brings it back.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be destroyed.")] = False,
+) -> None:
+    """Delete a pipeline with all its snapshots, for good.
+
+    Savepoints, trash and holds with an end go too; a hold without an end forbids it. Writers of the pipeline are
+    fenced off. Its name stays known, as destroyed, and is never used again. Without --yes nothing is done but to say
+    what would be.
+
+    Example:
+        eoctl pipeline destroy orders --dry-run
+        eoctl pipeline destroy orders --yes
+    """
+    from eoctl.services.destroy import destroy as destroy_pipeline  # noqa: PLC0415  (start-up)
+    from formats.ids import PipelineId  # noqa: PLC0415  (start-up)
+
+    if yes and dry_run:
+        raise UsageError("--yes and --dry-run contradict each other", hint="give one of them")
+    invocation = invocation_of(ctx)
+    out = invocation.out
+    store = invocation.open_store()
+    name = PipelineId(pipeline)
+
+    def look() -> str:
+        if store.head(name).head.state != "destroyed":
+            return f"{name} was not destroyed"
+        return f"{name} is destroyed; what is left of it, eoctl gc -p {name} deletes"
+
+    unknown = f"{name} may have been destroyed or not"
+    with (
+        told_by(look, unknown=unknown, hint=f"eoctl pipeline show {name}"),
+        Meter(invocation, "destroy", "deleting") as meter,
+    ):
+        found = destroy_pipeline(store, name, dry_run=not yes, progress=meter.bytes_so_far)
+    for writer in found.writers:
+        out.notice(f"{name} has a live writer: {writer}")
+    for note in found.notes:
+        out.notice(note)
+    out.answer("pipeline.destroy", fields_of(found), lambda: _destruction(found), brief=lambda: [found.pipeline] * yes)
+    if found.left_blobs and found.notes:
+        message = f"{name} is destroyed, but {plural(found.left_blobs, 'blob')} could not be deleted"
+        raise UnavailableError(message, hint=f"eoctl gc -p {name}")
+    if not (yes or dry_run):
+        raise UsageError(f"nothing was done: {name} is destroyed with --yes only", hint="look twice; there is no undo")
+
+
+def _destruction(found: Destruction) -> Iterator[str]:
+    if found.state == "destroyed" and not found.destroyed:
+        yield f"{found.pipeline} was destroyed before"
+    else:
+        lost = (
+            f"{plural(len(found.snapshots), 'snapshot')} in {plural(found.blobs, 'blob')}, {human_bytes(found.bytes)}"
+        )
+        yield f"{found.pipeline} {'is destroyed' if found.destroyed else 'would be destroyed'}: {lost}"
+        if found.snapshots:
+            yield f"lost for ever: {', '.join(found.snapshots[-_NEWEST:])}{_and_older(found)}"
+        if found.holds:
+            yield f"{plural(found.holds, 'hold')} with an end {'went' if found.destroyed else 'would go'} with it"
+    if found.deleted_blobs:
+        yield f"deleted {plural(found.deleted_blobs, 'blob')}, {human_bytes(found.freed_bytes)}"
+
+
+def _and_older(found: Destruction) -> str:
+    older = len(found.snapshots) - _NEWEST
+    return f" and {older} more" if older > 0 else ""
