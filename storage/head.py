@@ -103,7 +103,8 @@ def swap_head(
                     raise
                 last = error
                 uncertain = uncertain or isinstance(error, OutcomeUnknownError)
-                with _unknown_if(pipeline, uncertain=uncertain):
+                # A refusal may be the answer to a repetition of what has happened: only HEAD can tell.
+                with _unknown_if(pipeline, uncertain=uncertain or isinstance(error, VersionMismatchError)):
                     seen = _read_again(backend, current, error)
             except EoctlError:
                 with _unknown_if(pipeline, uncertain=uncertain):

@@ -71,5 +71,23 @@ def read_pins(backend: Backend, pipeline: PipelineId) -> Iterator[tuple[Found, P
             yield found, record
 
 
+def find_lost_writes(backend: Backend, pipeline: PipelineId) -> list[Key]:
+    """Pins that say that the disk failed a session; and what cannot be read, for it may be one."""
+    notes = []
+    for found in backend.list(layout.pins(pipeline)):
+        if isinstance(found, Found):
+            try:
+                with backend.open(found.key) as file:
+                    data = file.read(MAX_PIN_BYTES + 1)
+                record = decode(data, PinRecord, what=str(found.key), max_bytes=MAX_PIN_BYTES)
+            except KeyAbsentError:
+                continue
+            except (BadManifestError, TooLargeError, UnsupportedError):
+                notes.append(found.key)
+            else:
+                notes += [found.key] if record.note == SYNC_FAILED else []
+    return notes
+
+
 def remove_pins(backend: Backend, keys: list[Key]) -> None:
     backend.delete(keys)

@@ -215,20 +215,24 @@ class Session:
 
     def _distrust(self) -> None:
         """Nothing uploaded before counts as confirmed; where HEAD cannot say so now, the next writer finds a note."""
+        backend, ambient = self.store.backend, self.store.ambient
         try:
-            self._swap(partial(raise_era, floor=True))
+            # No commit: it is for everybody, also where a newer attempt has fenced this one off.
+            txid = TxId(ambient.new_id())
+            edit = partial(raise_era, floor=True)
+            self.head = swap_head(backend, self.head, edit, ambient, txid=txid, attempt=None)
         except EoctlError:
             record = PinRecord(
                 format="eoctl.pin",
                 version=1,
                 era=self.era,
                 attempt=self.attempt or 0,
-                host=self.store.ambient.host,
+                host=ambient.host,
                 process="",
                 note=SYNC_FAILED,
             )
             with contextlib.suppress(EoctlError):  # the error being raised says all there is to say
-                Pin(self.store.backend, self.pipeline, self.txid).refresh(record)
+                Pin(backend, self.pipeline, self.txid).refresh(record)
 
     def _overtaken(self) -> bool:
         """gc may have swept what this session counted on.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -18,9 +20,24 @@ THREADS = 2
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Meanwhile the calling thread does all work itself, in order: a run can be replayed exactly."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
 
 def each(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int = THREADS) -> Iterator[Result]:
     """`work` of every item, in the order of the items."""
+    if _alone.get():
+        yield from map(work, items)
+        return
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (start-up)
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="eoctl")

@@ -14,7 +14,7 @@ from formats.errors import ConflictError
 from formats.ids import PipelineId, TxId
 from storage.edits import raise_era
 from storage.head import swap_head
-from storage.pins import SYNC_FAILED, Pin, PinRecord, read_pins, remove_pins
+from storage.pins import SYNC_FAILED, Pin, PinRecord, find_lost_writes, read_pins, remove_pins
 from storage.session import open_writer
 from storage.store import Store
 
@@ -36,11 +36,11 @@ def writing(
             f"{pipeline} has a live writer: {other}", hint="wait for it, or fence it off with --take-over"
         )
     attempt, owner = open_writer(store, pipeline)
-    _distrust_lost_writes(store, pipeline)
     pin = Pin(store.backend, pipeline, owner)
 
     def keep() -> None:
         """The pin names the era that the next session will stamp, so that gc lets it live."""
+        _distrust_lost_writes(store, pipeline)
         pin.refresh(
             PinRecord(
                 format="eoctl.pin",
@@ -100,7 +100,7 @@ def eras_in_use(store: Store, pipeline: PipelineId) -> list[int]:
 
 def _distrust_lost_writes(store: Store, pipeline: PipelineId) -> None:
     """Where a session left word that the disk failed it, nothing uploaded before now counts as confirmed."""
-    notes = [found.key for found, record in read_pins(store.backend, pipeline) if record.note == SYNC_FAILED]
+    notes = find_lost_writes(store.backend, pipeline)
     if notes:
         edit = partial(raise_era, floor=True)
         txid = TxId(store.ambient.new_id())
