@@ -24,6 +24,7 @@ from formats.manifest import (
     SourceOffsets,
     StateFile,
     SubtaskState,
+    Whole,
     files_of,
     packs_of,
 )
@@ -232,7 +233,7 @@ def _packs(session: Session, operators: tuple[OperatorState, ...]) -> tuple[Pack
     if not session.pack_bytes:
         return ()
     files = (file for operator in operators for subtask in operator.subtasks for file in subtask.files)
-    keys = {key for file in files for key in packs_of(file)}
+    keys = {key for file in files if not isinstance(file.place, Whole) for key in packs_of(file)}
     return tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(keys))
 
 
