@@ -61,7 +61,7 @@ def gc(
         Path | None, typer.Option(metavar="FILE.prom", help="Write figures for Prometheus, by rename.")
     ] = None,
 ) -> None:
-    """Expire old checkpoints by rules and delete what no snapshot needs.
+    """Expire old checkpoints, delete what no snapshot needs.
 
     Safe at any time, on any host, beside writers, restores and other runs. Without a --keep rule nothing expires. What
     a rule does not keep goes to the trash; a later run drops it from there once --keep-trash has passed, and what
