@@ -33,6 +33,7 @@ COMMANDS = {
     "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
     "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory."),
     "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
+    "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code, and check every step."),
 }
 
 
