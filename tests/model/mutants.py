@@ -46,10 +46,25 @@ SMALL = {
 
 
 # Minutes: in the long lane.
-MEDIUM: dict[str, Config] = {}
+MEDIUM = {
+    "three, two eras": Config((writer("a"), writer("a"), saver("a")), attempts=2, lossy=True, crash=True),
+    "lost HEAD, two commits": Config((saver("a", "a"),), eras=4, lose=True, floors=False),
+    "restarts": Config((writer("a"), saver("a")), eras=3, attempts=2, lossy=True, crash=True),
+    "readers": Config((writer("a", "a"), saver("a"), READER), eras=3, undelete=True, crash=True),
+    "forks": Config((writer("ab", "a"), saver("a"), FORKER), eras=2),
+    "forks, crashes": Config((writer("a"), FORKER), eras=3, crash=True),
+    "unknown, destroy": Config(
+        (writer("a"), saver("a")), attempts=2, lossy=True, crash=True, destroy=True, undelete=True
+    ),
+    "unknown, lost HEAD": Config((writer("a"), saver("a")), eras=3, lossy=True, lose=True, floors=False),
+    "disk, poison": Config((writer("a"), saver("a")), disk=True, poison=1, fsync="fails"),
+    "packs, crashes": Config((writer("ab", "a"), saver("a"), REPACKER), packs=True, crash=True, floors=False),
+}
 
 # By hand: python -m tests.model --config NAME.
-LARGE: dict[str, Config] = {}
+LARGE = {
+    "three": Config((writer("a"), writer("a"), saver("a")), eras=3, attempts=2, lossy=True, crash=True),
+}
 
 # What the protocol does not promise: here the exploration has to find a loss (docs/model.md).
 LIMITS = {

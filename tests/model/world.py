@@ -83,6 +83,7 @@ class Store:
         self.disk = disk
         self._bits: dict[Key, int] = {}
         self.keys: list[Key] = []
+        self._of_era: dict[tuple[int, int], int] = {}
         self.refs = cache(self._refs)
         self.kept = cache(self._kept)
 
@@ -113,13 +114,18 @@ class Store:
         return bits
 
     def below(self, pipe: int, era: int) -> int:
-        return sum(1 << n for n, key in enumerate(self.keys) if key.pipe == pipe and key.era < era)
+        mask = 0
+        for older in range(1, era):
+            mask |= self._of_era.get((pipe, older), 0)
+        return mask
 
     def _bit(self, key: Key) -> int:
         bit = self._bits.get(key)
         if bit is None:
             bit = self._bits[key] = 1 << len(self.keys)
             self.keys.append(key)
+            era = (key.pipe, key.era)
+            self._of_era[era] = self._of_era.get(era, 0) | bit
         return bit
 
     def _refs(self, roots: tuple[Entry, ...]) -> int:
