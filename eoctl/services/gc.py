@@ -262,8 +262,6 @@ class _Collection:
         """HEAD before and after what the rules and the clock want of it; a dry run only thinks it."""
         self._now = self._store.ambient.now()
         current = self._store.head(self._pipeline)
-        if current.head.state == "destroyed":
-            return current.head, current
         if self._options.dry_run:
             return current.head, msgspec.structs.replace(current, head=self._wanted(current.head))
         if self._wanted(current.head) is current.head:
@@ -281,6 +279,9 @@ class _Collection:
 
     def _wanted(self, head: Head) -> Head:
         """Expired by the rules, and advanced where that is due; the very value where there is nothing to do."""
+        self._decisions = ()
+        if head.state == "destroyed":
+            return head
         self._decisions = decide(head, self._options.policy, self._now)
         labels = frozenset(decision.entry.label for decision in self._decisions if not decision.keep)
         if labels:
@@ -312,7 +313,7 @@ class _Collection:
         except ConflictError as error:
             self._notes.append(f"nothing was re-packed this time: {error.message}")
         except EoctlError as error:
-            if not (isinstance(error, CorruptError) and self._outdated(head)):
+            if not (isinstance(error, CorruptError | SnapshotNotFoundError) and self._outdated(head)):
                 self._trouble = error
         return Repacked()
 

@@ -638,6 +638,12 @@ def test_a_destroyed_pipeline_is_swept_and_nothing_else(world: World) -> None:
     assert world.head.seq == seq
 
 
+@pytest.mark.parametrize("options", [NOW, _with(NOW, dry_run=True)], ids=["run", "dry run"])
+def test_a_pipeline_that_is_destroyed_at_any_moment_of_a_collection(world: World, options: Options) -> None:
+    for row in interleaved(world, options, lambda: edit(world.store, "orders", destroy)):
+        assert (row.error, row.dangling) == ("", ()), row
+
+
 @pytest.mark.usefixtures("low_breaker")
 def test_the_breaker_is_not_for_a_destroyed_pipeline(world: World) -> None:
     put_garbage(world, 50)
