@@ -170,10 +170,13 @@ def advance(head: Head, *, now: str, floor: Era, drop_before: str) -> Head:
     return _edited(head, era=head.era + 1, floor=raised, advanced_at=now, trash=trash, holds=holds)
 
 
-def rewrite(head: Head, manifests: Mapping[str, tuple[BlobKey, int]], proof: Proof) -> Head:
+def rewrite(
+    head: Head, manifests: Mapping[str, tuple[BlobKey, int]], proof: Proof, *, beside_readers: bool = False
+) -> Head:
     """Roots have another manifest (its key and stored size) that says the same: after re-packing, after a repair.
 
-    The commit rule holds as for a commit. Roots of the old keys that are gone meanwhile stay gone.
+    The commit rule holds as for a commit. Roots of the old keys that are gone meanwhile stay gone. `beside_readers`:
+    holds with an end keep the old manifest, for whoever took one may be reading by it.
     Raises: BelowFloorError, ReuseLostError.
     """
     _require_active(head)
@@ -189,7 +192,12 @@ def rewrite(head: Head, manifests: Mapping[str, tuple[BlobKey, int]], proof: Pro
         head,
         live=tuple(moved(entry) for entry in head.live),
         trash=tuple(msgspec.structs.replace(trashed, entry=moved(trashed.entry)) for trashed in head.trash),
-        holds=tuple(msgspec.structs.replace(hold, entry=moved(hold.entry)) for hold in head.holds),
+        holds=tuple(
+            hold
+            if beside_readers and hold.expires_at is not None
+            else msgspec.structs.replace(hold, entry=moved(hold.entry))
+            for hold in head.holds
+        ),
     )
 
 

@@ -3,7 +3,8 @@
 A pack lives as long as one slice of it is needed, so what expired in it frees nothing. Here the slices that are still
 needed go into new packs of the current era, and every root that names an old one gets a manifest that says the same
 with the new places: one session, one swap, under the commit rule (`Session.rewrite`). The old packs are then garbage
-like any other, for a later sweep. Nothing is deleted here.
+like any other, for a later sweep. Nothing is deleted here, and nothing is moved that a restore may be reading: a hold
+with an end keeps its manifest and its packs.
 
 A slice is held against its digest before it is written again; a pack with a damaged one is left as it is.
 """
@@ -69,18 +70,25 @@ class Wasted(Struct, frozen=True):
 def find_wasted(store: Store, head: Head, read: ReadManifest | None = None) -> tuple[Wasted, ...]:
     """Packs that are less than 90 % live by this HEAD. `read`: another way to the manifests of its roots.
 
+    Those that a hold with an end names are left out: whoever took it may be reading them.
     Raises: CorruptError, BlobGoneError: a manifest or a block table cannot be read.
     """
     sizes: dict[BlobKey, int] = {}
     contents = Contents(Blobs(store.backend, PipelineId(head.pipeline), store.hash))
+    read_by = {hold.entry.manifest for hold in head.holds if hold.expires_at is not None}
+    in_use: set[BlobKey] = set()
     for entry in manifests_of(head).values():
         manifest = store.manifest(head, entry, thorough=False) if read is None else read(head, entry)
         sizes |= {BlobKey.parse(pack.key): pack.bytes for pack in manifest.packs}
         contents.add(manifest)
+        if entry.manifest in read_by:
+            in_use |= {BlobKey.parse(pack.key) for pack in manifest.packs}
     if contents.misfits:
         raise CorruptError(f"a block table cannot be used: {min(contents.misfits.values())}")
     found = []
     for key, size in sorted(sizes.items()):
+        if key in in_use:
+            continue
         needed = contents.of(key)
         live = sum(length for _, length in {(content.offset, content.length) for content in needed})
         if live < LIVE_AT_LEAST * size and size - live >= _MIN_WASTE:
@@ -101,7 +109,7 @@ def repack(store: Store, pipeline: PipelineId) -> Repacked:
     Raises: CorruptError, BlobGoneError, SessionExpiredError, CommitUnknownError.
     """
     work = _Repacking(store)
-    Session(store, pipeline, based=False).rewrite(work.plan)
+    Session(store, pipeline, based=False).rewrite(work.plan, beside_readers=True)
     return work.result
 
 

@@ -127,14 +127,15 @@ class Session:
         """
         return self._insist(lambda: self._try_commit(plan(self)))
 
-    def rewrite(self, plan: Rewriting) -> Mapping[str, BlobKey]:
+    def rewrite(self, plan: Rewriting, *, beside_readers: bool = False) -> Mapping[str, BlobKey]:
         """Roots have the manifests of `plan` instead of theirs, which say the same; all in one swap.
 
         What a new manifest names is named by the one that it replaces, or was uploaded by this session. The plan is
-        asked with the newest `head`, and again after bad luck. Returns the keys that were swapped in, by the old ones.
+        asked with the newest `head`, and again after bad luck. `beside_readers`: holds with an end stay as they are.
+        Returns the keys that were swapped in, by the old ones.
         Raises: SessionExpiredError, CommitUnknownError, what the plan raises.
         """
-        return self._insist(lambda: self._try_rewrite(plan))
+        return self._insist(lambda: self._try_rewrite(plan, beside_readers=beside_readers))
 
     def _insist(self, attempt: Callable[[], _Result]) -> _Result:
         """What `attempt` gives, tried again with what bad luck has left."""
@@ -174,7 +175,7 @@ class Session:
         self._swap(edit, once=self.attempt is None)
         return next((root for root in roots(self.head.head) if root.txid == entry.txid), entry)
 
-    def _try_rewrite(self, plan: Rewriting) -> Mapping[str, BlobKey]:
+    def _try_rewrite(self, plan: Rewriting, *, beside_readers: bool) -> Mapping[str, BlobKey]:
         self.head = self.store.head(self.pipeline)
         self._rewrites = frozenset(root.manifest for root in roots(self.head.head))
         changed: dict[str, tuple[BlobKey, int]] = {}
@@ -188,7 +189,7 @@ class Session:
             proof = Proof(own_eras=frozenset(self._own_eras), borrowed_from=frozenset(changed))
             self.head = self.store.head(self.pipeline)
             try:
-                self._swap(partial(rewrite, manifests=changed, proof=proof))
+                self._swap(partial(rewrite, manifests=changed, proof=proof, beside_readers=beside_readers))
             except (BelowFloorError, ReuseLostError):
                 # Perhaps its reply was lost and HEAD has moved on since: then the new keys show.
                 self.head = self.store.head(self.pipeline)

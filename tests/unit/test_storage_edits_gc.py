@@ -100,6 +100,16 @@ def test_every_root_of_a_manifest_gets_the_other_one_and_keeps_all_else() -> Non
     assert decode_head(encode_head(after)) == after
 
 
+def test_beside_readers_a_hold_with_an_end_stays_as_it_is() -> None:
+    ending, legal = HEAD.holds
+    new = {hold.entry.manifest: (key(7, 5), 99) for hold in HEAD.holds}
+    proof = Proof(own_eras=frozenset(), borrowed_from=frozenset(new))
+    after = rewrite(HEAD, new, proof, beside_readers=True)
+    assert after.holds[0] == ending
+    assert after.live[0].manifest == str(key(7, 5)) != ending.entry.manifest == HEAD.live[0].manifest
+    assert after.holds[1].entry.manifest == str(key(7, 5)) != legal.entry.manifest
+
+
 @given(heads(), digests)
 def test_a_rewriting_adds_and_drops_no_root(head: Head, digest: Digest) -> None:
     new = {root.manifest: (BlobKey(digest, Era(head.era)), 1) for root in [*roots(head)][:2]}

@@ -17,7 +17,7 @@ from formats.ids import BlobKey, PipelineId
 from formats.manifest import BLOCK_BYTES, TABLE_BLOCKS, Blocks, Slice, StateFile, Table, Whole, files_of
 from storage import layout
 from storage.backend import Key
-from storage.edits import expire, hold
+from storage.edits import expire, hold, release
 from storage.repack import LIVE_AT_LEAST, Repacked, find_wasted, foresee, repack
 from storage.rewrite import replace_places
 from storage.session import Session
@@ -170,6 +170,36 @@ def test_a_slice_that_many_files_and_snapshots_name_moves_once(store: Store, gc:
     head = check_roots(store)
     assert [contents(store, root) for root in roots(head)] == [kept, kept | {"a": noise(20_000, 3)}, kept]
     assert head.holds[0].entry == head.live[0]
+
+
+def test_what_somebody_reads_under_a_hold_stays_where_it_is(store: Store, gc: Sweeper, tmp_path: Path) -> None:
+    """A restore goes by the manifest that it has read, however long it takes."""
+    first = small(10, 1)
+    kept = {"f1": first["f1"]}
+    take(store, tmp_path, first, kept)
+    drop(gc, "1")
+    holding = partial(hold, label="2", hold_id="d" * 32, reason="restore", now=time_text(1))
+    begun = entry_of(store, 2)
+    gc.edit(partial(holding, expires_at=time_text(10**6)))
+    assert repack(store, PIPELINE) == NOTHING
+    gc.edit(partial(release, hold_ids=frozenset({"d" * 32})))
+
+    # The hold comes while the packs are being written.
+    others = Meanwhile(before=lambda: gc.edit(partial(holding, expires_at=time_text(10**6))))
+    faulty = FaultyBackend(store.backend, script("create", [others]))
+    assert repack(behind(store, faulty), PIPELINE).packs == 1
+    for _ in range(3):
+        gc.advance()
+        gc.sweep()
+    head = check_roots(store)
+    assert head.holds[0].entry == begun
+    assert head.live[0].manifest != begun.manifest
+    assert contents(store, begun) == kept
+    assert repack(store, PIPELINE) == NOTHING
+    gc.edit(partial(release, hold_ids=frozenset({"d" * 32})))
+    gc.sweep()
+    assert stored_bytes(store) == 20_008
+    assert contents(store, check_roots(store).live[0]) == kept
 
 
 def test_what_is_in_the_trash_moves_along(store: Store, gc: Sweeper, tmp_path: Path) -> None:
