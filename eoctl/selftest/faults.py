@@ -31,14 +31,14 @@ class Fault(StrEnum):
     KILLED = "killed"  # just before or just after the effect
 
 
-_ANY = {Fault.CLOCK_JUMP: 4, Fault.STOPPED: 0.25, Fault.KILLED: 2}
+_ANY = {Fault.CLOCK_JUMP: 4, Fault.STOPPED: 1, Fault.KILLED: 2}
 _READ = {Fault.LOST_REQUEST: 5, Fault.LOST_REPLY: 5, Fault.SERVER_ERROR: 5, Fault.THROTTLED: 5} | _ANY
 _WRITE = _READ | {Fault.DUPLICATE: 20, Fault.LATE: 10, Fault.REORDERED: 10}
 _WEIGHTS: dict[str, dict[Fault, float]] = {
     "stat": _READ,
     "list": _READ,
     "open": _READ | {Fault.SHORT_BODY: 8, Fault.BIT_FLIP: 8, Fault.SYNC_ERROR: 1},
-    "create": _WRITE | {Fault.CONFLICT: 8, Fault.PRECONDITION: 12, Fault.TORN_WRITE: 4, Fault.SYNC_ERROR: 4},
+    "create": _WRITE | {Fault.CONFLICT: 8, Fault.PRECONDITION: 12, Fault.TORN_WRITE: 4, Fault.SYNC_ERROR: 10},
     "swap": _WRITE | {Fault.CONFLICT: 12, Fault.PRECONDITION: 20, Fault.TORN_WRITE: 4, Fault.SYNC_ERROR: 2},
     "delete": _WRITE,
 }

@@ -27,6 +27,7 @@ from eoctl.services.gc import Options
 from eoctl.services.resolve import resolve
 from eoctl.services.writers import writing
 from formats.canonical import encode
+from formats.errors import EoctlError
 from formats.head import roots
 from formats.ids import HashAlgorithm, PipelineId
 from storage import layout
@@ -84,6 +85,8 @@ class _Run:
             self._settle()
         except Violation as error:
             violation = str(error)
+        except EoctlError as error:
+            violation = f"I8: without faults: {error}"
         finally:
             self.world.scheduler.close()
         done = self.figures.done

@@ -21,7 +21,7 @@ _TINY, _SMALL, _LARGE = (100, 1500, 4000), (5_000, 9_000, 20_000), ((1 << 20) + 
 _NAMES = {"t0": _TINY, "t1": _TINY, "s0": _SMALL, "s1": _SMALL, "s2": _SMALL, "d/s3": _SMALL}
 _LARGE_NAMES = ("x.sst", "y.db")
 _VARIANTS = 12
-_CHANGES = 0.3  # of the files, in an hour
+_CHANGES = 0.15  # of the files, in an hour
 _FIRST_NS = 1_600_000_000_123_456_789
 
 

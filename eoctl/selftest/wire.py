@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from eoctl.selftest.faults import Crash, Fault, draw
+from eoctl.selftest.oracle import Violation
 from formats.errors import CommitUnknownError, EoctlError, OutcomeUnknownError, UnavailableError
 from storage.backend import (
     Body,
@@ -83,7 +84,7 @@ class Wire:
             world.faults[fault] += 1
         seconds = world.rng.expovariate(1 / LATENCY)
         if fault is Fault.STOPPED:
-            seconds = world.rng.uniform(6 * HOUR, 12 * DAY)
+            seconds = world.rng.choice((HOUR, DAY, 12 * DAY)) * (0.3 + world.rng.random())
             if not process.stopped:
                 process.stopped = True
                 process.on_stop()
@@ -134,6 +135,9 @@ class Wire:
             outcome = str(result)
         except EoctlError as error:
             outcome = error.kind
+            raise
+        except Violation:
+            held_back.clear()  # it is over
             raise
         finally:
             self._world.trace(f"{process.name} {verb} {key} {fault or '-'} {outcome}")
