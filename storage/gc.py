@@ -40,11 +40,12 @@ class Dangling(Struct, frozen=True):
 class Census(Struct, frozen=True, kw_only=True):
     """What lies in a pipeline, held against one HEAD. `young`: unreferenced, but not below the floor.
 
-    `strangers`: names that are none of ours; they are told and never deleted.
+    `packed`: manifests that name packs. `strangers`: names that are none of ours; they are told and never deleted.
     """
 
     head: Head
     garbage: KeyList
+    packed: frozenset[str]
     live_blobs: int
     live_bytes: int
     young: int
@@ -73,11 +74,16 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Censu
     """
     read = read or store.manifest_keys
     marks = Marks()
+    packed: set[str] = set()
     # By transaction too: two snapshots of one manifest are a fault, which reading it for both shows.
     for entry in {(entry.manifest, entry.txid): entry for entry in roots(head)}.values():
         marks.add(Space.MANIFEST, *_parts(entry.manifest))
-        for digest, era in keys_of(read(head, entry)):
+        manifest = read(head, entry)
+        if manifest.packs:
+            packed.add(entry.manifest)
+        for digest, era in keys_of(manifest):
             marks.add(Space.BLOB, digest, era)
+        del manifest  # a million files, perhaps
     garbage = KeyList()
     strangers: list[str] = []
     live = live_bytes = young = young_bytes = 0
@@ -99,6 +105,7 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Censu
     return Census(
         head=head,
         garbage=garbage,
+        packed=frozenset(packed),
         live_blobs=live,
         live_bytes=live_bytes,
         young=young,

@@ -11,7 +11,7 @@ A slice is held against its digest before it is written again; a pack with a dam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -67,10 +67,13 @@ class Wasted(Struct, frozen=True):
     contents: tuple[Content, ...]
 
 
-def find_wasted(store: Store, head: Head, read: ReadManifest | None = None) -> tuple[Wasted, ...]:
+def find_wasted(
+    store: Store, head: Head, read: ReadManifest | None = None, packed: Collection[str] | None = None
+) -> tuple[Wasted, ...]:
     """Packs that are less than 90 % live by this HEAD. `read`: another way to the manifests of its roots.
 
-    Those that a hold with an end names are left out: whoever took it may be reading them.
+    `packed`: the only manifests that name packs, where that is known. Packs that a hold with an end names are left
+    out: whoever took it may be reading them.
     Raises: CorruptError, BlobGoneError: a manifest or a block table cannot be read.
     """
     sizes: dict[BlobKey, int] = {}
@@ -78,6 +81,8 @@ def find_wasted(store: Store, head: Head, read: ReadManifest | None = None) -> t
     read_by = {hold.entry.manifest for hold in head.holds if hold.expires_at is not None}
     in_use: set[BlobKey] = set()
     for entry in manifests_of(head).values():
+        if packed is not None and entry.manifest not in packed:
+            continue
         manifest = store.manifest(head, entry, thorough=False) if read is None else read(head, entry)
         sizes |= {BlobKey.parse(pack.key): pack.bytes for pack in manifest.packs}
         contents.add(manifest)

@@ -186,24 +186,38 @@ class _Collection:
 
     def _round(self) -> PipelineGc:
         before, after = self._edit()
-        advanced = after.head.era > before.era
         after, census = self._census(after)
         stopped = self._stopped(census)
         deleted = freed = 0
         if not (stopped or self._options.dry_run):
             deleted, freed = len(census.garbage), census.garbage.bytes
             sweep(self._store, census, lambda done: self._progress(freed * done // deleted, freed))
-        repacked = Repacked() if stopped else self._repack(after.head)
-        if advanced and not self._options.dry_run:
+        row = self._row(before, after.head, census)
+        row = msgspec.structs.replace(row, stopped=stopped, deleted_blobs=deleted, freed_bytes=freed)
+        packed = census.packed
+        del census  # before manifests are read whole
+        repacked = Repacked() if stopped else self._repack(after.head, packed)
+        if row.advanced and not self._options.dry_run:
             self._back_up()
         if self._cache is not None:
             self._cache.prune(after.head)
         drop_before = _earlier(self._now, self._options.keep_trash_seconds)
         self._more_to_free = (
-            advanced
+            row.advanced
             and not (stopped or self._trouble or self._options.dry_run or self._options.grace_seconds)
             and (bool(repacked.packs) or any(trashed.trashed_at <= drop_before for trashed in after.head.trash))
         )
+        row = msgspec.structs.replace(
+            row,
+            stored_bytes=row.stored_bytes - freed + repacked.written_bytes,
+            repacked_packs=repacked.packs,
+            repacked_bytes=repacked.pack_bytes,
+            notes=tuple(dict.fromkeys(self._notes)),
+        )
+        return row if self._trouble is None else _with_trouble(row, self._trouble)
+
+    def _row(self, before: Head, after: Head, census: Census) -> PipelineGc:
+        """What was found and wanted; nothing is deleted and re-packed yet."""
         pipeline = self._pipeline
         return PipelineGc(
             pipeline=pipeline.name,
@@ -211,30 +225,20 @@ class _Collection:
             expired=tuple(Reasoned(f"{pipeline}@{d.entry.label}", d.reason) for d in self._decisions if not d.keep),
             kept=tuple(Reasoned(f"{pipeline}@{d.entry.label}", d.reason) for d in self._decisions if d.keep),
             by_rules=not self._options.policy.empty,
-            advanced=advanced,
-            era=after.head.era,
-            floor=after.head.floor,
-            left_trash=len({t.entry.txid for t in before.trash} - {t.entry.txid for t in after.head.trash}),
+            advanced=after.era > before.era,
+            era=after.era,
+            floor=after.floor,
+            left_trash=len({t.entry.txid for t in before.trash} - {t.entry.txid for t in after.trash}),
             garbage_blobs=len(census.garbage),
             garbage_bytes=census.garbage.bytes,
-            deleted_blobs=deleted,
-            freed_bytes=freed,
-            repacked_packs=repacked.packs,
-            repacked_bytes=repacked.pack_bytes,
             live_blobs=census.live_blobs,
             live_bytes=census.live_bytes,
-            stored_bytes=census.stored_bytes - freed + repacked.written_bytes,
+            stored_bytes=census.stored_bytes,
             young_orphans=census.young,
             young_bytes=census.young_bytes,
             garbage=tuple(census.garbage_names()) if self._options.names else (),
             strangers=census.strangers,
             dangling=census.dangling,
-            notes=tuple(dict.fromkeys(self._notes)),
-            stopped=stopped,
-            error="" if self._trouble is None else self._trouble.kind,
-            message="" if self._trouble is None else f"nothing was re-packed: {self._trouble.message}",
-            hint="" if self._trouble is None else self._trouble.hint or "",
-            exit_code=0 if self._trouble is None else self._trouble.exit_code,
         )
 
     def _census(self, after: CommittedHead) -> tuple[CommittedHead, Census]:
@@ -299,12 +303,12 @@ class _Collection:
             return ""
         return f"{garbage} of {census.stored} blobs are garbage; if that is right, run again with --expect {garbage}"
 
-    def _repack(self, head: Head) -> Repacked:
+    def _repack(self, head: Head, packed: frozenset[str]) -> Repacked:
         """Where it fails, all that the sweep did stands, and the next run tries again."""
         if not self._options.repack or head.state != "active":
             return Repacked()
         try:
-            wasted = find_wasted(self._store, head, self._manifest)
+            wasted = find_wasted(self._store, head, self._manifest, packed)
             if not wasted:
                 return Repacked()
             if self._options.dry_run:
@@ -354,6 +358,16 @@ def _together(rows: list[PipelineGc]) -> PipelineGc:
         repacked_packs=sum(row.repacked_packs for row in rows),
         repacked_bytes=sum(row.repacked_bytes for row in rows),
         garbage=tuple(name for row in rows for name in row.garbage),
+    )
+
+
+def _with_trouble(row: PipelineGc, error: EoctlError) -> PipelineGc:
+    return msgspec.structs.replace(
+        row,
+        error=error.kind,
+        message=f"nothing was re-packed: {error.message}",
+        hint=error.hint or "",
+        exit_code=error.exit_code,
     )
 
 
