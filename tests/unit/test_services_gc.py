@@ -887,7 +887,7 @@ def quietly(work: Callable[[], object]) -> None:
         work()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(STEPS), st.integers(0, 40)), max_size=12),
