@@ -162,7 +162,7 @@ class Collector(Actor):
             policy=Policy(keep_last=rng.choice((1, 2, 3)), keep_daily=rng.choice((0, 0, 0, 1))),
             grace_seconds=rng.choice((int(6 * HOUR), int(6 * HOUR), int(HOUR), 0)),
             keep_trash_seconds=rng.choice((int(6 * HOUR), int(HOUR), 0)),
-            repack=rng.random() < 0.7,
+            repack=rng.random() < 0.9,
             expect=1 << 30,
         )
         try:

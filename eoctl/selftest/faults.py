@@ -31,7 +31,7 @@ class Fault(StrEnum):
     KILLED = "killed"  # just before or just after the effect
 
 
-_ANY = {Fault.CLOCK_JUMP: 4, Fault.STOPPED: 1, Fault.KILLED: 2}
+_ANY = {Fault.CLOCK_JUMP: 4, Fault.STOPPED: 0.7, Fault.KILLED: 2}
 _READ = {Fault.LOST_REQUEST: 5, Fault.LOST_REPLY: 5, Fault.SERVER_ERROR: 5, Fault.THROTTLED: 5} | _ANY
 _WRITE = _READ | {Fault.DUPLICATE: 20, Fault.LATE: 10, Fault.REORDERED: 10}
 _WEIGHTS: dict[str, dict[Fault, float]] = {

@@ -21,7 +21,8 @@ _TINY, _SMALL, _LARGE = (100, 1500, 4000), (5_000, 9_000, 20_000), ((1 << 20) + 
 _NAMES = {"t0": _TINY, "t1": _TINY, "s0": _SMALL, "s1": _SMALL, "s2": _SMALL, "d/s3": _SMALL}
 _LARGE_NAMES = ("x.sst", "y.db")
 _VARIANTS = 12
-_CHANGES = 0.15  # of the files, in an hour
+_BUSY = 0.25  # of the hours
+_CHANGES = (0.05, 0.6)  # of the files, in a quiet hour and in a busy one
 _FIRST_NS = 1_600_000_000_123_456_789
 
 
@@ -70,8 +71,9 @@ class Tree:
     def change(self) -> None:
         """An hour has passed."""
         rng = self._rng
+        changes = _CHANGES[rng.random() < _BUSY]
         for name, sizes in _NAMES.items():
-            if rng.random() < _CHANGES:
+            if rng.random() < changes:
                 if name in self._files and rng.random() < 0.1:
                     self._drop(name)
                 else:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HOUR, DAY = 3600.0, 86_400.0
 LATENCY = 2.0  # seconds, on average
+SUCCEEDED = 0.6  # of the processes that stop; the place of others stays empty, for a day at most
 UNSEEN = 0.6  # of what may have happened or not
 
 Result = TypeVar("Result")
@@ -85,9 +86,11 @@ class Wire:
         seconds = world.rng.expovariate(1 / LATENCY)
         if fault is Fault.STOPPED:
             seconds = world.rng.choice((HOUR, DAY, 12 * DAY)) * (0.3 + world.rng.random())
-            if not process.stopped:
+            if not process.stopped and world.rng.random() < SUCCEEDED:
                 process.stopped = True
                 process.on_stop()
+            else:
+                seconds = min(seconds, 1.1 * DAY)
         elif fault is Fault.CLOCK_JUMP:
             if world.rng.random() < 0.2:
                 world.store_skew = world.jump()
