@@ -73,16 +73,23 @@ class Actor:
         return due - now + late
 
     def _loop(self) -> None:
+        scheduler = self.world.scheduler
         with alone():
-            while self.world.scheduler.now < self.end:
+            while scheduler.now < self.end:
                 process = self.process()
+                pause = self._next
                 try:
                     self.job(process)
                 except Crash as error:
                     self.figures.note(self.name.rstrip("0123456789"), error)
+                    pause = self._restart
                 if process.stopped:
                     return
-                self.world.scheduler.sleep(self._next())
+                scheduler.sleep(pause())
+
+    def _restart(self) -> float:
+        """Seconds until somebody has noticed that the process died."""
+        return min(self.world.rng.uniform(60, HOUR), self.period)
 
     def process(self) -> Process:
         return Process(self.world, self.name, self.host, self._replace)

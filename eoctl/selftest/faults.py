@@ -38,8 +38,8 @@ _WEIGHTS: dict[str, dict[Fault, float]] = {
     "stat": _READ,
     "list": _READ,
     "open": _READ | {Fault.SHORT_BODY: 8, Fault.BIT_FLIP: 8, Fault.SYNC_ERROR: 1},
-    "create": _WRITE | {Fault.CONFLICT: 8, Fault.PRECONDITION: 12, Fault.TORN_WRITE: 4, Fault.SYNC_ERROR: 10},
-    "swap": _WRITE | {Fault.CONFLICT: 12, Fault.PRECONDITION: 20, Fault.TORN_WRITE: 4, Fault.SYNC_ERROR: 2},
+    "create": _WRITE | {Fault.CONFLICT: 8, Fault.PRECONDITION: 12, Fault.TORN_WRITE: 8, Fault.SYNC_ERROR: 10},
+    "swap": _WRITE | {Fault.CONFLICT: 12, Fault.PRECONDITION: 20, Fault.TORN_WRITE: 8, Fault.SYNC_ERROR: 2},
     "delete": _WRITE,
 }
 _TABLES = {verb: (list(weights), list(weights.values())) for verb, weights in _WEIGHTS.items()}
