@@ -25,12 +25,13 @@ from eoctl.services.writers import writing
 from formats.errors import CommitUnknownError, EoctlError, FencedError
 from formats.head import Head, roots
 from formats.ids import PipelineId
-from storage import layout
 from storage.store import Store
 from storage.transfer import alone
 
 TRIES = 5  # of one job, as a supervisor would
-_EDITS = ("delete", "delete", "undelete", "undelete", "hold", "legal hold", "release", "release all", "tag", "pins")
+_EDITS = ("delete", "delete", "undelete", "undelete", "hold", "legal hold", "release", "release all", "tag")
+HASTY = 0.4  # of the gc runs know no grace and advance more than once
+PINLESS = 0.6  # of the checkpoints are taken while pins vanish
 SPREAD = 120.0  # seconds within which jobs of an hour begin, mostly
 
 
@@ -127,6 +128,8 @@ class Writer(Actor):
     def take(self, opened: Opened) -> None:
         """One checkpoint, tried again as long as that makes sense."""
         self.tree.change()
+        if self.world.rng.random() < PINLESS:
+            self.world.scheduler.at(self.world.rng.uniform(0, 30), self.world.drop_pins)
         for number in range(TRIES):
             if number:
                 opened.store.ambient.wait(self.world.rng.uniform(1, 100))
@@ -165,15 +168,17 @@ class Collector(Actor):
 
     def job(self, process: Process) -> None:
         rng = self.world.rng
+        hasty = rng.random() < HASTY
         options = Options(
             policy=Policy(keep_last=rng.choice((1, 2, 3)), keep_daily=rng.choice((0, 0, 0, 1))),
-            grace_seconds=rng.choice((int(6 * HOUR), int(6 * HOUR), int(HOUR), 0)),
-            keep_trash_seconds=rng.choice((int(6 * HOUR), int(HOUR), 0)),
+            grace_seconds=0 if hasty else rng.choice((int(6 * HOUR), int(6 * HOUR), 60)),
+            keep_trash_seconds=0 if hasty else rng.choice((int(6 * HOUR), int(HOUR), 0)),
             repack=rng.random() < 0.9,
             expect=1 << 30,
         )
         try:
-            run_gc(self.world, self.figures, process.store, self.pipelines, options)
+            pipelines = rng.sample(self.pipelines, len(self.pipelines))
+            run_gc(self.world, self.figures, process.store, pipelines, options)
         except EoctlError as error:
             self.figures.note("gc", error)
 
@@ -269,9 +274,6 @@ class Editor(Actor):
 
     def _edit(self, store: Store, pipeline: PipelineId, what: str) -> Callable[[Head], bool] | None:
         rng = self.world.rng
-        if what == "pins":
-            store.backend.delete([found.key for found in store.backend.list(layout.pins(pipeline))])  # I10
-            return None
         resolved = choose(self.world, store, pipeline)
         if resolved is None:
             return None

@@ -83,7 +83,7 @@ class Wire:
             fault = Fault.SERVER_ERROR
         if fault is not None:
             world.faults[fault] += 1
-        seconds = world.rng.expovariate(1 / LATENCY)
+        seconds = process.slowness * world.rng.expovariate(1 / LATENCY)
         if fault is Fault.STOPPED:
             seconds = world.rng.choice((HOUR, DAY, 12 * DAY)) * (0.3 + world.rng.random())
             if not process.stopped and world.rng.random() < SUCCEEDED:

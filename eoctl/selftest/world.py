@@ -28,6 +28,7 @@ from storage.store import Store, StoreRecord
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 FAULT_RATE = 1 / 20
+SLOWNESS = (1.0, 1.0, 1.0, 40.0)  # one host of four takes so much longer
 TRACE_TAIL = 60
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(9990, 1, 1, tzinfo=UTC)
 
@@ -112,6 +113,12 @@ class World:
                 self.memory.delete([key])
                 self.oracle.gone(key.path, by, lawful=by.startswith("gc"))
 
+    def drop_pins(self) -> None:
+        """I10: nobody needs them. Word of a failed sync lies among them and stays."""
+        for name in [name for name in self.values if "/pin/" in name]:
+            if SYNC_FAILED.encode() not in self.values[name][0]:
+                del self.values[name]
+
     def lose(self, key: Key) -> None:
         """The disk loses what it said it could not keep, unless somebody has made it durable since."""
         told = self.volatile.pop(key.path, None)
@@ -131,6 +138,7 @@ class Process:
         self.dead = False
         self.stopped = False
         self.skew = 0.0
+        self.slowness = world.rng.choice(SLOWNESS)
         self.on_stop = on_stop
         self.held_back: list[Callable[[], None]] = []
         self.number = world.processes
