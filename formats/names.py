@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 
 from formats.errors import BadNameError, NameClashError
 
 MAX_PART_BYTES = 255
 MAX_NAME_BYTES = 4096
+MAX_NAME_PARTS = 128  # whoever walks the tree may hold a directory open for each
 
 _RENAME = "rename one of them at the source; nothing was taken in"
 
@@ -50,7 +52,10 @@ def _fault(name: str) -> str | None:
         return "a control character"
     if unicodedata.normalize("NFC", name) != name:
         return "not in Unicode normal form C"
-    for part in name.split("/"):
+    parts = name.split("/")
+    if len(parts) > MAX_NAME_PARTS:
+        return f"deeper than {MAX_NAME_PARTS} parts"
+    for part in parts:
         if part in {"", ".", ".."}:
             return "an empty, '.' or '..' part"
         if len(part.encode()) > MAX_PART_BYTES:
@@ -76,23 +81,30 @@ def check_file_names(names: Sequence[str]) -> None:
 
 
 def _check_parents(names: Sequence[str], folded: Sequence[str]) -> None:
-    """No file is also a directory, and no directory is spelled in two ways."""
-    parents = {name.rpartition("/")[0] for name in names if "/" in name}
-    for parent in list(parents):
-        above = parent.rpartition("/")[0]
-        while above and above not in parents:
-            parents.add(above)
-            above = above.rpartition("/")[0]
-    spelled: dict[str, str] = {}
-    files = set(folded)
-    for parent in sorted(parents):
-        other = spelled.setdefault(_fold(parent), parent)
-        if other != parent:
-            message = f"two directories are one on some file systems: {other!r} and {parent!r}"
+    """No file is also a directory, and no directory is spelled in two ways.
+
+    A directory's names are sorted to lie together, right after a file of its name: so each clash shows between two
+    neighbours, and no list of all directories is made, which for deep names is many times as large as they are.
+    """
+    keys = [name.replace("/", "\0") for name in folded]
+    order = sorted(range(len(names)), key=keys.__getitem__)
+    parents = [names[index].rpartition("/")[0] for index in order]
+    for place, (parent, other) in enumerate(pairwise(parents)):
+        if parent == other:
+            continue
+        one, two = order[place], order[place + 1]
+        if keys[two].startswith(keys[one] + "\0"):
+            message = f"a file is also a directory: {names[one]!r}"
             raise NameClashError(message, hint=_RENAME)
-        if _fold(parent) in files:
-            message = f"a file is also a directory: {parent!r}"
-            raise NameClashError(message, hint=_RENAME)
+        spellings = (names[one].split("/")[:-1], names[two].split("/")[:-1])
+        for depth, parts in enumerate(zip(keys[one].split("\0"), keys[two].split("\0"), *spellings, strict=False), 1):
+            fold, other_fold, part, other_part = parts
+            if fold != other_fold:
+                break
+            if part != other_part:
+                both = " and ".join(repr("/".join(spelled[:depth])) for spelled in spellings)
+                message = f"two directories are one on some file systems: {both}"
+                raise NameClashError(message, hint=_RENAME)
 
 
 def _folded(joined: str, names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from eoctl.engines.source import Captured
 from formats.errors import BadNameError, UsageError
 from formats.manifest import Engine
+from formats.names import MAX_NAME_PARTS
 from storage.files import stamp_of as stamp_of  # noqa: PLC0414  (its home is below; sources use it here)
 from storage.os_errors import translated
 from storage.packing import SourceFile
@@ -58,12 +59,9 @@ def capture_tree(root: Path, engine: Engine) -> Captured:
 def source_file(name: str, found: os.stat_result, now_ns: int) -> SourceFile:
     """A file as `found` by a listing that began at `now_ns` of the clock that stamps files."""
     modified = found.st_mtime_ns
-    return SourceFile(
-        name,
-        found.st_size,
-        f"{found.st_dev:x}.{found.st_ino:x}.{modified:x}",
-        modified + (1 if modified % _COARSE_NS else _granularity_ns(modified)) <= now_ns,
-    )
+    # Two seconds are more than any file system's granularity: of older files it need not be found out.
+    settled = modified + 2 * _SECOND_NS <= now_ns or modified + _granularity_ns(modified) <= now_ns
+    return SourceFile(name, found.st_size, f"{found.st_dev:x}.{found.st_ino:x}.{modified:x}", settled)
 
 
 def tick_ns() -> int:
@@ -81,6 +79,9 @@ def _granularity_ns(mtime_ns: int) -> int:
 
 
 def _walk(root: str, prefix: str, files: list[SourceFile], empty: list[str], now_ns: int) -> None:
+    if prefix.count("/") > MAX_NAME_PARTS:
+        message = f"the source is deeper than {MAX_NAME_PARTS} directories: {prefix[:200]!r}"
+        raise BadNameError(message, hint="flatten it; nothing was taken in")
     entries = 0
     with os.scandir(f"{root}/{prefix}") as listing:
         for entry in listing:
