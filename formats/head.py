@@ -26,7 +26,7 @@ from formats.errors import (
     TooLargeError,
     UnsupportedError,
 )
-from formats.ids import HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, BlobKey
+from formats.ids import HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, TIME_PATTERN, BlobKey, is_time
 
 MAX_HEAD_BYTES = 4 << 20
 MAX_ROOTS = 4096
@@ -36,7 +36,7 @@ TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}\Z"
 _Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 _Text = Annotated[str, Meta(max_length=MAX_STRING_BYTES)]
 _Tag = Annotated[str, Meta(pattern=TAG_PATTERN)]
-_Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")]
+_Time = Annotated[str, Meta(pattern=TIME_PATTERN)]
 _Hex32 = Annotated[str, Meta(pattern=HEX32_PATTERN)]
 _Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\.(0|[1-9][0-9]{0,15})\Z")]
 _Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -193,6 +193,10 @@ def _check(head: Head) -> None:
         _bad("an era above the pipeline's")
     if any(entry.seq > head.seq or entry.id > head.last_id or entry.base > head.last_id for entry in all_roots):
         _bad("an entry from the future")
+    times = [head.advanced_at, *(entry.created_at for entry in all_roots), *(t.trashed_at for t in head.trash)]
+    times += [time for hold in head.holds for time in (hold.created_at, hold.expires_at) if time is not None]
+    if not all(map(is_time, times)):
+        _bad("a time that is in no calendar")
 
 
 def _bad(reason: str) -> None:

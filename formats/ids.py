@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType, Protocol
 
@@ -26,6 +27,7 @@ TxId = NewType("TxId", str)  # 32 hex digits, random
 MAX_INTEGER = 2**53
 DIGEST_PATTERN = r"^[0-9a-f]{64}\Z"
 HEX32_PATTERN = r"^[0-9a-f]{32}\Z"
+TIME_PATTERN = r"^(?!9999)[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z\Z"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}\Z"
 
 _name = re.compile(NAME_PATTERN)
@@ -102,6 +104,15 @@ def check_name(name: str, what: str) -> str:
             hint="1 to 63 of a-z 0-9 . _ -, starting with a letter or digit; con, prn, aux, nul, latest are reserved",
         )
     return name
+
+
+def is_time(text: str) -> bool:
+    """A text that fits TIME_PATTERN is in the calendar and on the clock."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def operator_id(uid: str) -> OperatorId:

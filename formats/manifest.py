@@ -30,6 +30,7 @@ MAX_MANIFEST_BYTES = 256 << 20
 MAX_FILES = 1_000_000
 MAX_INLINE_BYTES = 4096
 MAX_INLINE_TOTAL_BYTES = 1 << 20
+MAX_PACK_BYTES = 32 << 20  # and of one content in it: both are held in memory whole
 BLOCK_BYTES = 64 << 10
 TABLE_BLOCKS = 4096  # blocks of one table: 256 MiB of content
 
@@ -272,6 +273,8 @@ def check_manifest(manifest: Manifest) -> None:
     packs = {str(BlobKey.parse(pack.key)): pack.bytes for pack in manifest.packs}
     if list(packs) != sorted(packs) or len(packs) != len(manifest.packs):
         _bad(manifest, "packs are not sorted and distinct")
+    if any(size > MAX_PACK_BYTES for size in packs.values()):
+        _bad(manifest, f"a pack of more than {MAX_PACK_BYTES} bytes")
     _distinct(manifest, [operator.id for operator in manifest.operators], "operator ids")
     files = inline_bytes = 0
     used: dict[str, set[tuple[int, int, str]]] = {}
@@ -313,11 +316,13 @@ def _check_place(
                 _bad(manifest, "inline data of another size", file)
             return len(data)
         case Whole(codec=codec, digest=digest, stored_bytes=stored_bytes):
-            if (codec == "raw") != (digest == "" and stored_bytes == 0):
+            if (codec == "raw") != (digest == "") or (codec == "raw" and stored_bytes):
                 _bad(manifest, "a stored digest goes with a codec, and only with one", file)
         case Slice(pack=pack, offset=offset, length=length, codec=codec):
             if offset + length > packs.get(pack, -1) or (codec == "raw" and length != file.bytes):
                 _bad(manifest, "slice beyond its pack or its size", file)
+            if file.bytes > MAX_PACK_BYTES:
+                _bad(manifest, f"a slice of more than {MAX_PACK_BYTES} bytes", file)
             used.setdefault(pack, set()).add((offset, length, file.digest))
         case Blocks(tables=tables, packs=block_packs):
             blocks = -(-file.bytes // BLOCK_BYTES)

@@ -19,13 +19,11 @@ from msgspec import Meta, Struct
 
 from formats.canonical import MAX_STRING_BYTES, decode, encode
 from formats.errors import BadManifestError
-from formats.ids import DIGEST_PATTERN, HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, HashAlgorithm
+from formats.ids import DIGEST_PATTERN, HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, TIME_PATTERN, HashAlgorithm, is_time
 
 MAX_REPORT_BYTES = 16 << 20
 MAX_DAMAGE_BYTES = 12 << 20  # what of it the damage may fill
 UNSEALED = "0" * 64
-
-TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z"
 
 _Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 _Text = Annotated[str, Meta(max_length=MAX_STRING_BYTES)]
@@ -94,6 +92,9 @@ def decode_report(data: bytes, what: str) -> Report:
     unsealed = msgspec.structs.replace(report, digest=UNSEALED)
     if report.hash.digest(encode(unsealed)) != report.digest:
         message = f"{what} does not match its digest"
+        raise BadManifestError(message)
+    if not is_time(report.created_at):
+        message = f"{what} is of no time: {report.created_at}"
         raise BadManifestError(message)
     return report
 

@@ -15,7 +15,18 @@ from msgspec import Struct
 from formats.blocktable import MAX_TABLE_BYTES, Block, decode_table
 from formats.errors import BadManifestError, BlobGoneError, ConflictError, CorruptError, OutcomeUnknownError
 from formats.ids import BlobKey, Digest, HashAlgorithm, PipelineId
-from formats.manifest import BLOCK_BYTES, TABLE_BLOCKS, Blocks, Inline, Slice, StateFile, Table, Whole, blob_key
+from formats.manifest import (
+    BLOCK_BYTES,
+    MAX_PACK_BYTES,
+    TABLE_BLOCKS,
+    Blocks,
+    Inline,
+    Slice,
+    StateFile,
+    Table,
+    Whole,
+    blob_key,
+)
 from storage import layout
 from storage.backend import Backend, Body, CopyOf, Key, KeyAbsentError
 
@@ -86,7 +97,7 @@ class Blobs(Struct, frozen=True):
         unpacker = zstandard.ZstdDecompressor()
         try:
             with self.backend.open(name) as reader:
-                stored = memoryview(reader.read())
+                stored = memoryview(reader.read(MAX_PACK_BYTES))
         except KeyAbsentError as error:
             raise self._gone(error) from error
         for file in files:

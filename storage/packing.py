@@ -13,10 +13,10 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from formats.manifest import MAX_INLINE_BYTES
+from formats.manifest import MAX_INLINE_BYTES, MAX_PACK_BYTES
 
 SMALL_BYTES = 1 << 20
-PACK_BYTES = 32 << 20
+PACK_BYTES = MAX_PACK_BYTES
 PACK_MAGIC = b"EOPK\x01\0\0\0"  # a pack: this, then slices end to end; its name is its checksum
 INLINE_TOGETHER_BYTES = 64 << 10
 PROBE_BYTES = 64 << 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import datetime
 
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ from storage.store import StoreRecord
 
 counts = st.one_of(st.integers(0, 9), st.integers(0, MAX_INTEGER))
 small_counts = st.integers(0, 2**40)
+slice_sizes = st.integers(0, 1 << 20)
 texts = st.text(max_size=12)
 properties = st.dictionaries(texts, texts, max_size=2)
 digests = st.binary(min_size=32, max_size=32).map(lambda data: Digest(data.hex()))
@@ -45,7 +47,9 @@ blob_keys = st.builds(BlobKey, digests, eras)
 pipeline_names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True).filter(
     lambda name: name not in {"con", "prn", "aux", "nul", "latest"}
 )
-times = st.datetimes().map(lambda at: f"{at:%Y-%m-%dT%H:%M:%S}".rjust(19, "0") + f".{at.microsecond // 1000:03}Z")
+times = st.datetimes(datetime(1000, 1, 1), datetime(9998, 12, 31)).map(  # noqa: DTZ001  (UTC is what the Z says)
+    lambda at: f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
+)
 tags = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}", fullmatch=True)
 engines = st.builds(Engine, kind=pipeline_names, version=texts, properties=properties)
 
@@ -81,7 +85,7 @@ class _Packs:
     def slice(self, draw: st.DrawFn, plain_bytes: int) -> Slice:
         key = draw(st.sampled_from(self.keys))
         codec: Codec = "raw" if draw(st.booleans()) else "zstd"
-        length = plain_bytes if codec == "raw" else draw(small_counts)
+        length = plain_bytes if codec == "raw" else draw(slice_sizes)
         offset = self.ends.get(key, 8) + draw(st.integers(0, 9))
         self.ends[key] = offset + length
         return Slice(pack=key, offset=offset, length=length, codec=codec)
@@ -188,6 +192,7 @@ def _file(draw: st.DrawFn, name: str, packs: _Packs) -> StateFile:
     elif kind == "whole":
         place = _whole(draw)
     elif kind == "slice":
+        size = draw(slice_sizes)
         place = packs.slice(draw, size)
     else:
         size = draw(st.integers(0, 3 * TABLE_BLOCKS * BLOCK_BYTES))
