@@ -22,7 +22,7 @@ from formats.errors import (
     UnavailableError,
     WrongStoreError,
 )
-from formats.head import Head, decode_head, encode_head, roots
+from formats.head import MAX_HEAD_BYTES, Head, decode_head, encode_head, roots
 from formats.ids import Attempt, PipelineId, TxId
 from storage import layout
 from storage.backend import Backend, KeyAbsentError, SyncFailedError, Version, VersionMismatchError, version_of
@@ -59,7 +59,7 @@ def read_head(backend: Backend, store: str, pipeline: PipelineId) -> CommittedHe
     """
     try:
         with backend.open(layout.head(pipeline)) as file:
-            data = file.read()
+            data = file.read(MAX_HEAD_BYTES + 1)
     except KeyAbsentError as error:
         message = f"no such pipeline: {pipeline}"
         raise SnapshotNotFoundError(message, hint="eoctl pipeline list", pipeline=pipeline.name) from error

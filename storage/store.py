@@ -31,6 +31,8 @@ from storage.backend import Backend, Folder, KeyAbsentError, Place, Reach
 from storage.edits import first_head
 from storage.head import Ambient, CommittedHead, read_head
 
+MAX_STORE_BYTES = 1 << 16
+
 
 class StoreRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """`store.json`. A feature that this eoctl does not know makes it refuse the store."""
@@ -140,7 +142,7 @@ class Store(Struct, frozen=True, kw_only=True):
         name = layout.manifest(PipelineId(head.pipeline), key)
         try:
             with self.place.backend.open(name) as file:
-                stored = file.read(MAX_MANIFEST_BYTES + 1)
+                stored = file.read(min(entry.manifest_bytes, MAX_MANIFEST_BYTES) + 1)
         except KeyAbsentError as error:
             message = f"manifest of {head.pipeline}@{entry.label} is gone: {name}"
             raise BlobGoneError(message, hint=f"eoctl checkpoint verify -p {head.pipeline}") from error
@@ -151,7 +153,8 @@ class Store(Struct, frozen=True, kw_only=True):
 
 
 def _check_owner(head: Head, entry: HeadEntry, manifest: Manifest | ManifestKeys) -> None:
-    if (manifest.store, manifest.pipeline, manifest.txid) != (head.store, head.pipeline, entry.txid):
+    whose = (manifest.store, manifest.pipeline, manifest.txid, manifest.id, manifest.name)
+    if whose != (head.store, head.pipeline, entry.txid, entry.id, entry.name):
         what = f"manifest of {head.pipeline}@{entry.label}"
         message = f"{what} belongs to {manifest.pipeline}@{manifest.name or manifest.id} of store {manifest.store}"
         raise WrongStoreError(message)
@@ -234,12 +237,12 @@ def open_store(place: Place, ambient: Ambient) -> Store:
     """Raises: StoreNotFoundError, CorruptError, UnsupportedError."""
     try:
         with place.backend.open(layout.STORE) as file:
-            data = file.read()
+            data = file.read(MAX_STORE_BYTES + 1)
     except KeyAbsentError as error:
         message = f"there is no store: {place.url}"
         raise StoreNotFoundError(message, hint=f"eoctl store init {place.url}", url=place.url) from error
     try:
-        record = decode(data, StoreRecord, what="store.json", max_bytes=1 << 16)
+        record = decode(data, StoreRecord, what="store.json", max_bytes=MAX_STORE_BYTES)
     except InvalidInputError as error:
         message = f"store.json is damaged: {error.message}"
         hint = f"put store.json of {place.url} back from a copy; nothing was changed"

@@ -46,6 +46,7 @@ from storage.backend import (
 from storage.os_errors import NO_SPACE, told
 
 TMP = "tmp"
+_READ_BYTES = 4 << 20  # at once: room for it is made before it is known how much there is
 
 
 class LocalBackend:
@@ -97,7 +98,8 @@ class LocalBackend:
         path = self._path(key)
         with told(path):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                # O_NONBLOCK: what is no file (a pipe) must not make us wait for it.
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError) as error:
                 message = f"there is no {key}"
                 raise KeyAbsentError(message) from error
@@ -243,7 +245,7 @@ def _lock_of(path: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -253,7 +255,7 @@ def _locked(path: str) -> Iterator[None]:
 
 def _read_range(descriptor: int, start: int, length: int) -> bytes:
     parts = []
-    while length > 0 and (part := os.pread(descriptor, length, start)):
+    while length > 0 and (part := os.pread(descriptor, min(length, _READ_BYTES), start)):
         parts.append(part)
         start += len(part)
         length -= len(part)

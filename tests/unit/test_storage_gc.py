@@ -224,7 +224,8 @@ def test_a_manifest_that_cannot_be_read_stops_everything(store: Store, damage: s
         case _:
             head = store.head(PIPELINE).head
             other = head.live[2 - label]
-            live = tuple(msgspec.structs.replace(entry, manifest=other.manifest) for entry in head.live)
+            same = {"manifest": other.manifest, "manifest_bytes": other.manifest_bytes}
+            live = tuple(msgspec.structs.replace(entry, **same) for entry in head.live)
             edit(store, "orders", lambda head: msgspec.structs.replace(head, seq=head.seq + 1, live=live))
     expected = {"gone": BlobGoneError, "another's": WrongStoreError}.get(damage, CorruptError)
     with pytest.raises(expected):
