@@ -81,15 +81,20 @@ class Covering(NamedTuple):
 
 
 class Checked(Struct, frozen=True):
-    """What reading a blob found. `fault`: why its bytes are not those of its name, or ""."""
+    """What reading a blob found. `fault`: why its bytes are not those of its name or size, or "". `sound`: by its name
+    they are right, whatever size some manifest says.
+    """
 
     key: BlobKey
     read_bytes: int
     fault: str
     wrong: frozenset[Content]
+    sound: bool = False
 
     def hurts(self, content: Content) -> bool:
-        return content in self.wrong or (bool(self.fault) and content.is_all_of(self.key))
+        if content.is_all_of(self.key):
+            return not self.sound or content.length != self.read_bytes
+        return content in self.wrong
 
 
 def content_of(file: StateFile | Table) -> tuple[BlobKey, Content] | None:
@@ -238,11 +243,10 @@ def check_blob(blobs: Blobs, key: BlobKey, size: int, contents: Sequence[Content
     with reader:
         stream = _Stream(reader, blobs.hash)
         good, fault = _check_in_order(stream, contents)
+    sound = not fault and stream.hasher.hexdigest() == key.digest
     if not fault:
-        fault = size_fault(size, stream.position)
-        if not fault and stream.hasher.hexdigest() != key.digest:
-            fault = OTHER_CONTENT
-    return Checked(key, stream.position, fault, frozenset(contents) - good)
+        fault = size_fault(size, stream.position) or ("" if sound else OTHER_CONTENT)
+    return Checked(key, stream.position, fault, frozenset(contents) - good, sound)
 
 
 def _check_in_order(stream: _Stream, contents: Sequence[Content]) -> tuple[set[Content], str]:

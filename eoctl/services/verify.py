@@ -177,7 +177,9 @@ class _Look:
 
     def _take(self, manifest: Manifest, contents: Contents | None) -> None:
         """What the manifest needs is noted, and what lies in itself is checked."""
-        self._sizes |= blobs(manifest)
+        for key, size in blobs(manifest).items():
+            if self._sizes.setdefault(key, size) != size:
+                self._suspects[key] = "manifests tell its size in two ways"
         for _, _, file in files_of(manifest):
             self._files += 1
             if isinstance(file.place, Inline) and self._store.hash.digest(file.place.data) != file.digest:

@@ -115,7 +115,7 @@ def _process(pid: int) -> str | None:
     except OSError:
         try:
             os.kill(pid, 0)
-        except OSError:
+        except (OSError, OverflowError):
             return None
         return f"{pid}."
     return f"{pid}.{fields[19]}"
