@@ -27,7 +27,7 @@ from typing import NamedTuple
 from formats.errors import AccessDeniedError, UsageError
 
 _credentials = re.compile(r"//[^/?#\s]*@")
-_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 16 << 10  # a dotted key costs the TOML parser the square of its length
 
 
 class Environment(NamedTuple):
@@ -100,18 +100,20 @@ class _Config(NamedTuple):
 def _read_config(path: Path) -> _Config:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_CONFIG_BYTES)
+            data = file.read(_MAX_CONFIG_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return _Config("", {})
     except PermissionError as error:
         raise AccessDeniedError(f"no permission to read the config file {path}") from error
     except OSError as error:
         raise UsageError(f"the config file cannot be read: {error.strerror}: {path}") from error
+    if len(data) > _MAX_CONFIG_BYTES:
+        raise UsageError(f"the config file is larger than {_MAX_CONFIG_BYTES} bytes: {path}")
     import tomllib  # noqa: PLC0415  (start-up)
 
     try:
         document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number or a nesting beyond all bounds
         raise UsageError(f"the config file is not TOML: {path}: {error}") from error
     return _parse_config(path, document)
 

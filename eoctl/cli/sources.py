@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = ("dir", "rocksdb", "sqlite")
 DEFAULT_OPERATOR = "main"
-MAX_OFFSETS_BYTES = 16 << 20
+MAX_OFFSETS_BYTES = 4 << 20  # as Python values they take up to thirty times that
 MAX_TEXT_BYTES = 4096
 MAX_INTEGER = 2**53
 _FORMS = "DIR, rocksdb:DIR or sqlite:FILE; several as OPERATOR[/SUBTASK]=SOURCE"
@@ -139,13 +139,24 @@ def parse_offsets(data: bytes, where: str) -> Offsets:
     if not isinstance(document, dict):
         raise _bad(f"{where} holds {_kind(document)} where an object of source uids belongs")
     for uid, positions in document.items():
-        if not uid or len(uid.encode()) > MAX_TEXT_BYTES:
-            raise _bad(f"{where}: a source uid is empty or longer than {MAX_TEXT_BYTES} bytes")
+        _check_text(uid, f"{where}: a source uid")
+        if not uid:
+            raise _bad(f"{where}: a source uid is empty")
         if not isinstance(positions, dict):
             raise _bad(f"{where}: {uid} holds {_kind(positions)} where an object of partitions belongs")
         for partition, position in positions.items():
+            _check_text(partition, f"{where}: a partition of {uid}")
             _check_position(position, f"{where}: {uid}.{partition}")
     return document
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise _bad(f"{where} is text that UTF-8 cannot say: {text[:100]!r}") from error
+    if size > MAX_TEXT_BYTES:
+        raise _bad(f"{where} is longer than {MAX_TEXT_BYTES} bytes")
 
 
 def _check_position(position: object, where: str) -> None:
@@ -156,18 +167,17 @@ def _check_position(position: object, where: str) -> None:
             if abs(position) > MAX_INTEGER:
                 raise _bad(f"{where} is beyond 2^53: {position}")
         case str():
-            if len(position.encode(errors="replace")) > MAX_TEXT_BYTES:
-                raise _bad(f"{where} is longer than {MAX_TEXT_BYTES} bytes")
+            _check_text(position, where)
         case _:
             raise _bad(f"{where} is {_kind(position)}, neither an integer nor text")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = value
     return found
 
 
