@@ -25,7 +25,7 @@ reject. If the newest held a write at T, the older ones are whole by F3; if not,
 prefix either way. What a WAL left out holds is newer (F3), and is not called flushed (F4): MANIFEST was seen
 before it was born. A record torn at the cut is dropped by recovery. So what was in a WAL before the capture began
 is there. Writes that bypass the WAL are there once flushed, as after a kill.
-Source: RocksDB 9.8, db/version_edit.h, db/log_format.h (MANIFEST), options/options_parser.cc (OPTIONS).
+Source: RocksDB 9.8, options/options_parser.cc (OPTIONS).
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import struct
+import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from msgspec.structs import replace
 
 from eoctl.engines.directory import capture_tree, stamp_of
+from eoctl.engines.rocksdb_manifest import RESTORE, USE_CHECKPOINT, Version, read_version
 from eoctl.engines.source import Captured
 from eoctl.engines.sqlite import privately
 from formats.canonical import MAX_STRING_BYTES
@@ -58,14 +60,7 @@ TRIES = 200
 _WAIT_SECONDS = tuple(min(0.001 * 2**i, 0.05) for i in range(TRIES))
 _TABLE = re.compile(r"([0-9]+)\.(?:sst|ldb|blob)\Z")
 _WAL = re.compile(r"([0-9]+)\.log\Z")
-_RESTORE = "if the writer cannot open the database either, restore its newest snapshot"
-_USE_CHECKPOINT = "capture it inside the writer, by RocksdbCheckpoint"
-# Fields of a MANIFEST record by tag: n is a number, s a string, t and b are (tag, string) pairs up to tag 1 or 0.
-_SHAPE_LIST = """1:s 2:n 3:n 4:n 5:ns 6:nn 7:nnnss 9:n 10:n 100:nnnssnn 102:nnnnssnn 103:nnnssnnt
-    200:n 201:s 202: 203:n 300:n 400:nnnssb 401:nnnb 8193:s"""
-_SHAPES = {int(tag): shape for tag, _, shape in (item.partition(":") for item in _SHAPE_LIST.split())}
-_LOG_BLOCK_BYTES = 32 << 10
-_PIECE = struct.Struct("<IHB")  # checksum, length, kind
+_MAX_OPTIONS_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,7 @@ class RocksdbSource:
                 captured = _describe(attempt.files, captured=attempt.how, tries=str(tries))
                 return _verified(captured, database, scratch / "verified") if self.verify else captured
             self.wait(seconds)
-        hint = f"lower the write rate, flush less often, or {_USE_CHECKPOINT}"
+        hint = f"lower the write rate, flush less often, or {USE_CHECKPOINT}"
         raise SourceChangedError(f"{database} changed in each of {TRIES} tries to capture it: {reason}", hint=hint)
 
 
@@ -150,7 +145,7 @@ class _Attempt:
         if reason := _difference(before, _look(self._database)):
             return reason
         manifest = before.heads[1]
-        version = _read_version(self._rest / manifest, before.lengths[manifest])
+        version = read_version(self._rest / manifest, before.lengths[manifest])
         if set(version.families) != set(_families(options)):
             return "OPTIONS and MANIFEST name other column families"
         self._keep_live(before, version, options)
@@ -194,7 +189,7 @@ class _Attempt:
         take = os.link if self.how == "links" else shutil.copyfile
         take(self._database / name, into / name)
 
-    def _keep_live(self, look: _Look, version: _Version, options: str) -> None:
+    def _keep_live(self, look: _Look, version: Version, options: str) -> None:
         """What MANIFEST names is held, and no table else: not those being written or no longer needed."""
         # A log is in use that is no older than MANIFEST says, save where none was opened: there is no LOCK. OPTIONS
         # alone cannot tell: that of a copy names the place of the original, a database too. Nor has it db_paths.
@@ -208,13 +203,13 @@ class _Attempt:
                 self._refuse("db_paths or cf_paths", f"table {number} is elsewhere, or lost")
             if sizes[number] != size:
                 message = f"table {number} in {self._database} has {sizes[number]} bytes (MANIFEST: {size})"
-                raise CorruptError(message, hint=_RESTORE)
+                raise CorruptError(message, hint=RESTORE)
         for name in [name for name in self._held if _number(name) not in version.tables.keys() | version.blobs]:
             del self._held[name]
             (self.files / name).unlink()
 
     def _refuse(self, option: str, why: str) -> NoReturn:
-        raise UnsupportedError(f"{self._database} uses {option}: {why}", hint=_USE_CHECKPOINT)
+        raise UnsupportedError(f"{self._database} uses {option}: {why}", hint=USE_CHECKPOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +228,8 @@ def _look(database: Path) -> _Look:
         raise CorruptError(f"CURRENT in {database} names no MANIFEST: {manifest[:60]!r}")
     # MANIFEST before the WALs: what it calls flushed is then in logs that were closed when they are listed.
     status = (database / manifest).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptError(f"{manifest} in {database} is no file")
     with os.scandir(database) as listing:
         wals = {e.name: e.stat(follow_symlinks=False).st_size for e in listing if _WAL.match(e.name)}
     lengths = {manifest: status.st_size} | {name: wals[name] for name in sorted(wals, key=_number)}
@@ -254,113 +251,27 @@ def _difference(before: _Look, after: _Look) -> str:
 
 def _read_options(directory: Path) -> tuple[str, str]:
     """Name and text of the newest OPTIONS file."""
-    newest = max(directory.glob("OPTIONS-*[0-9]"), key=lambda path: _number(path.name), default=None)
+    found = (path for path in directory.glob("OPTIONS-*[0-9]") if path.is_file())
+    newest = max(found, key=lambda path: _number(path.name), default=None)
     if newest is None:
         raise UnsupportedError(f"{directory} has no OPTIONS file: not RocksDB, or older than 4.3")
-    return newest.name, newest.read_text("utf-8", "backslashreplace")
+    with newest.open("rb") as file:
+        data = file.read(_MAX_OPTIONS_BYTES + 1)
+    if len(data) > _MAX_OPTIONS_BYTES:
+        raise UnsupportedError(f"{newest} is larger than {_MAX_OPTIONS_BYTES} bytes", hint=USE_CHECKPOINT)
+    return newest.name, data.decode("utf-8", "backslashreplace")
 
 
+@lru_cache(maxsize=8)  # a try that failed is mostly followed by one with the same OPTIONS
 def _setting(options: str, name: str) -> str:
-    found = re.search(rf"^\s*{name}=(.*)$", options, re.MULTILINE)
+    found = re.search(rf"^[ \t]*{name}=(.*)$", options, re.MULTILINE)
     return found[1].strip() if found else ""
 
 
+@lru_cache(maxsize=2)
 def _families(options: str) -> tuple[str, ...]:
     names: list[str] = re.findall(r'^\[CFOptions "(.*)"\]$', options, re.MULTILINE)
     return tuple(re.sub(r"\\(.)", lambda c: {"n": "\n", "r": "\r"}.get(c[1], c[1]), name) for name in names)
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """What a MANIFEST says at its end: sizes of tables by number, blob files, the newest log that it knows."""
-
-    families: tuple[str, ...]
-    tables: dict[int, int]
-    blobs: set[int]
-    newest_log: int
-
-
-def _read_version(path: Path, length: int) -> _Version:
-    families, blobs = {0: "default"}, set[int]()
-    tables, logs = dict[int, tuple[int, int]](), dict[int, int]()
-    for record in _records(path.read_bytes()[:length]):
-        try:
-            fields = list(_fields(record))
-        except IndexError as error:
-            raise CorruptError(f"{path} holds a record that is cut short") from error
-        family = next((numbers[0] for tag, numbers, _ in fields if tag == 200), 0)
-        for tag, numbers, text in fields:
-            match tag:
-                case 2:
-                    logs[family] = numbers[0]
-                case 6:
-                    tables.pop(numbers[1], None)
-                case 7 | 100 | 102 | 103:
-                    tables[numbers[1]] = (family, numbers[3 if tag == 102 else 2])
-                case 201:
-                    families[family] = text.decode("utf-8", "backslashreplace")
-                case 202:
-                    families.pop(family, None)
-                case 400:
-                    blobs.add(numbers[0])
-    live = {number: size for number, (family, size) in tables.items() if family in families}
-    newest_log = max((log for family, log in logs.items() if family in families), default=0)
-    return _Version(tuple(families.values()), live, blobs, newest_log)
-
-
-def _records(log: bytes) -> Iterator[bytes]:
-    """The records of a MANIFEST; one that is torn at the end is left out."""
-    record = b""
-    for start in range(0, len(log), _LOG_BLOCK_BYTES):
-        block, at = log[start : start + _LOG_BLOCK_BYTES], 0
-        while at + _PIECE.size <= len(block):
-            _, length, kind = _PIECE.unpack_from(block, at)
-            at += _PIECE.size + length
-            if at > len(block) or kind == 0:
-                return
-            if kind > 4:
-                raise UnsupportedError(f"MANIFEST holds a record of unknown kind {kind}", hint=_USE_CHECKPOINT)
-            piece = block[at - length : at]
-            record = piece if kind in (1, 2) else record + piece  # whole, first; middle, last
-            if kind in (1, 4):
-                yield record
-
-
-def _fields(record: bytes) -> Iterator[tuple[int, list[int], bytes]]:
-    """Tag, numbers and last string of each field."""
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte, at = record[at], at + 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    def string() -> bytes:
-        nonlocal at
-        size = number()
-        at += size
-        return record[at - size : at]
-
-    while at < len(record):
-        tag = number()
-        shape = "s" if tag >= 8198 else _SHAPES.get(tag)  # newer fields are strings, to be skipped
-        if shape is None:
-            raise UnsupportedError(f"MANIFEST holds a field of unknown tag {tag}", hint=_USE_CHECKPOINT)
-        numbers, text = [], b""
-        for kind in shape:
-            if kind == "n":
-                numbers.append(number())
-            elif kind == "s":
-                text = string()
-            else:
-                while number() != (kind == "t"):
-                    string()
-        yield tag, numbers, text
 
 
 def _describe(files: Path, **properties: str) -> Captured:
@@ -390,7 +301,7 @@ def _verified(captured: Captured, database: Path, directory: Path) -> Captured:
                     seek()
                     keys.status()
     except Exception as error:
-        raise CorruptError(f"what was captured of {database} does not open: {error}", hint=_RESTORE) from error
+        raise CorruptError(f"what was captured of {database} does not open: {error}", hint=RESTORE) from error
     return captured
 
 

@@ -63,6 +63,8 @@ class SqliteSource:
                 _check_pages(copy, path)
         except sqlite3.Error as error:
             raise _error_of(error, path) from error
+        except UnicodeDecodeError as error:  # what SQLite says of a damaged schema quotes it
+            raise _damaged(path, error.object.decode("utf-8", "backslashreplace")) from error
         found = capture_tree(copy.parent, Engine("sqlite", sqlite3.sqlite_version, properties))
         return replace(found, layout=Layout.BLOCKS)
 
