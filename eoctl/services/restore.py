@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 from eoctl.ambient import format_time
 from eoctl.services.resolve import Resolved
 from eoctl.services.values import Restored, RestoredOperator, Transactions
-from formats.errors import AccessDeniedError, EoctlError, UnavailableError, UsageError
+from formats.errors import AccessDeniedError, EoctlError, InvalidInputError, UnavailableError, UsageError
 from formats.ids import TxId
 from formats.manifest import Manifest, OperatorState, StateFile
 from formats.names import check_file_name
@@ -96,10 +97,10 @@ def _trees(manifest: Manifest, operator: str | None) -> list[_Tree]:
 
 def _folders(states: list[OperatorState]) -> dict[str, str]:
     """A directory for each operator: its uid where that is a plain name and no other's but for case, else its id."""
-    uids = [state.uid.casefold() for state in states]
+    taken = Counter(name for state in states for name in {state.uid.casefold(), state.id})
     folders = {}
     for state in states:
-        plain = bool(state.uid) and "/" not in state.uid and uids.count(state.uid.casefold()) == 1
+        plain = bool(state.uid) and "/" not in state.uid and taken[state.uid.casefold()] == 1
         if plain:
             try:
                 check_file_name(state.uid)
@@ -131,7 +132,7 @@ def _held(store: Store, resolved: Resolved, notes: list[str]) -> Iterator[None]:
             resolved,
             lambda head: hold(head, label, hold_id=hold_id, reason="restore", now=now, expires_at=expires_at),
         )
-    except (AccessDeniedError, UnavailableError) as error:
+    except (AccessDeniedError, UnavailableError, InvalidInputError) as error:  # the last: HEAD has no room for it
         notes.append(f"restored without a hold, as the store cannot be written: {error.message}")
         yield
         return
