@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from eoctl.services.gc import GcRun, Options, PipelineGc, collect, pipelines_to_
 from eoctl.services.gc_metrics import gc_metrics
 from eoctl.services.prometheus import render
 from eoctl.services.resolve import resolve
+from eoctl.services.restore import restore
 from eoctl.services.retention import Policy
 from eoctl.services.writers import _process
 from formats.errors import ConflictError, CorruptError, FencedError, SnapshotNotFoundError, UsageError
@@ -508,6 +510,33 @@ def test_a_writer_at_any_moment_of_a_collection(world: World) -> None:
         found = {entry.label: contents(world.store, entry) for entry in world.head.live}
         assert found["4"] == files
         assert found["3"] == THIRD
+
+
+def test_a_collection_at_any_moment_of_a_restore(world: World) -> None:
+    """It re-packs and sweeps; what the restore has read of the manifest stays true under its hold."""
+    options = Options(grace_seconds=0, keep_trash_seconds=0)
+    world.take({"c": FIRST["c"]})
+    delete(world.store, PIPELINE, {"1", "2", "3"})
+    for _ in range(3):
+        world.good(_with(options, repack=False), later=30 * HOUR)
+    kept = Kept(world)
+    repacked = []
+
+    def restores(store: Store) -> None:
+        target = world.root / "restored"
+        shutil.rmtree(target, ignore_errors=True)
+        restore(store, resolve(store, "orders@4"), target)
+        assert {path.name: path.read_bytes() for path in target.iterdir()} == {"c": FIRST["c"]}
+
+    def collects() -> None:
+        repacked.append(sum(world.good(options, later=2 * HOUR).repacked_packs for _ in range(2)))
+
+    counting = FaultyBackend(world.store.backend)
+    restores(behind(world.store, counting, world.store.ambient))
+    for decide in everywhere(len(counting.calls), collects):
+        kept.put_back()
+        restores(behind(world.store, FaultyBackend(world.store.backend, decide), world.store.ambient))
+    assert set(repacked) == {0, 1}
 
 
 def test_a_session_that_began_before_any_moment_of_a_collection_commits_after_it(world: World) -> None:
