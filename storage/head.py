@@ -29,6 +29,7 @@ from storage.backend import Backend, KeyAbsentError, SyncFailedError, Version, V
 from storage.edits import Edit, fenced, touch
 
 MAX_TRIES = 8
+GONE = 3  # swaps of HEAD after which one can be without a trace: it, an expiry, an advance
 
 
 class CommittedHead(Struct, frozen=True):
@@ -114,6 +115,9 @@ def swap_head(
             # Refused, though HEAD is what was expected: somebody contradicts himself, so nothing is sure.
             refused = isinstance(last, VersionMismatchError | KeyAbsentError)
             uncertain = uncertain or (refused and seen.version == current.version)
+            # Or it is the answer to a repetition, and the root has come and gone.
+            traceless = attempt is not None or once
+            uncertain = uncertain or (refused and traceless and seen.head.seq - current.head.seq >= GONE)
             if seen.version != current.version:
                 break
             ambient.wait(_pause(resend))  # HEAD is still what it was: the same bytes again exclude the late copy

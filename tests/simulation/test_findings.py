@@ -23,6 +23,7 @@ from storage.session import Session
 from storage.store import Store
 from tests.support.faulty import FaultyBackend
 from tests.support.places import PIPELINE, Plan, behind, memory_store, opened, write_tree
+from tests.support.sweeper import Sweeper
 
 
 class RefusedAfterSuccess(FaultyBackend):
@@ -85,3 +86,23 @@ def test_a_writer_that_lives_on_hears_that_the_disk_failed_somebody(
             store.backend.create(layout.pin(PIPELINE, "f" * 32, 1), b"{")
         create_checkpoint(writer, Request(parts=(Part(source=DirectorySource(tree)),)))
         assert store.head(PIPELINE).head.floor == era + 1
+
+
+def test_a_refusal_after_which_all_traces_are_gone_is_no_failure(store: Store) -> None:
+    """The commit happened, a rival took over, and gc has dropped what was committed before HEAD was read back."""
+    sweeper = Sweeper(store)
+
+    class Slow(FaultyBackend):
+        def swap(self, key: Key, body: bytes, expected: Version) -> None:
+            super().swap(key, body, expected)
+            self.swap = super().swap  # type: ignore[method-assign]  # once
+            rival = opened(store)
+            sweeper.expire(store.head(PIPELINE).head.live[-1].label)
+            sweeper.advance()
+            assert rival.attempt == store.head(PIPELINE).head.writer.attempt
+            raise VersionMismatchError(f"{key} has changed")
+
+    writer = opened(store)
+    session = Session(behind(store, Slow(store.backend)), PIPELINE, writer.attempt, writer.owner)
+    with pytest.raises(CommitUnknownError):
+        session.commit(Plan({"a": b"bytes"}))
