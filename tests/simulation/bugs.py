@@ -353,8 +353,8 @@ def nothing_is_ever_swept(patch: Patch) -> None:
 def repack_swaps_live_entries_only(patch: Patch) -> None:
     real = storage.edits.rewrite
 
-    def rewrite(head, manifests, proof):
-        return msgspec.structs.replace(real(head, manifests, proof), trash=head.trash, holds=head.holds)
+    def rewrite(head, manifests, proof, **more):
+        return msgspec.structs.replace(real(head, manifests, proof, **more), trash=head.trash, holds=head.holds)
 
     patch.setattr(storage.session, "rewrite", rewrite)
     patch.setattr(storage.repack, "repack", _repack_and_delete)
@@ -374,7 +374,7 @@ def _repack_and_delete(store, pipeline, *more):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage.repack, "find_wasted", noting)
-        storage.session.Session(store, pipeline, based=False).rewrite(work.plan)
+        storage.session.Session(store, pipeline, based=False).rewrite(work.plan, beside_readers=True)
     store.backend.delete([layout.blob(pipeline, key) for key in left])
     return work.result
 
