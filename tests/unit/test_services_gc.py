@@ -28,7 +28,7 @@ from eoctl.services.writers import _process
 from formats.errors import ConflictError, CorruptError, FencedError, SnapshotNotFoundError, UsageError
 from formats.head import Head, decode_head, roots
 from formats.ids import BlobKey, Digest, Era, PipelineId
-from formats.manifest import blobs
+from formats.manifest import Blocks, Slice, blobs
 from storage import layout
 from storage.backend import Backend, Body, Folder, Found, Key, Place, Reach, Unfinished, Version
 from storage.edits import destroy, raise_era, tag
@@ -630,7 +630,9 @@ def test_what_is_missing_is_told_and_garbage_goes_all_the_same(world: World) -> 
 def test_where_packs_cannot_be_looked_at_the_sweep_stands_and_it_is_told(world: World) -> None:
     world.take({"z.db": noise(MIB + 70_000, 30)})
     place = file_at(world.store, "orders@4", "z.db").place
-    table = place.tables[0].place  # type: ignore[union-attr]  # of blocks
+    assert isinstance(place, Blocks)
+    table = place.tables[0].place
+    assert isinstance(table, Slice)
     name = layout.blob(PIPELINE, BlobKey.parse(table.pack))
     flip(world.store.backend, name, table.offset + 20)
     put_garbage(world, 1)

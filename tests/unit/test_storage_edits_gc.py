@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from formats.errors import ConflictError, SnapshotNotFoundError
 from formats.head import Head, Trashed, decode_head, encode_head, roots
-from formats.ids import MAX_INTEGER, BlobKey, Digest, Era
+from formats.ids import MAX_INTEGER, BlobKey, Digest, Era, TxId
 from storage import edits
 from storage.edits import BelowFloorError, Proof, ReuseLostError, advance, destroy, rewrite
 from tests.support.examples import HEAD
@@ -158,7 +158,7 @@ def test_a_legal_hold_keeps_a_pipeline_from_being_destroyed() -> None:
     "edit",
     [
         partial(at, now=LATE),
-        partial(edits.open_attempt, owner="a" * 32),
+        partial(edits.open_attempt, owner=TxId("a" * 32)),
         partial(edits.expire, labels=frozenset(), now=LATE),
         partial(edits.undelete, label="1"),
         partial(edits.hold, label="1", hold_id="a" * 32, reason="", now=LATE, expires_at=None),

@@ -253,11 +253,13 @@ def test_a_blob_of_an_era_that_head_has_not_reached_says_that_head_went_back(sto
 def test_an_era_that_was_raised_since_head_was_read_is_fine(store: Store) -> None:
     raised(store, 5)
     put(store, key(2, 1))
-    others = Meanwhile(
-        before=lambda: (edit(store, "orders", partial(raise_era, floor=False)), put(store, key(1, 7))),
-    )
+
+    def others() -> None:
+        edit(store, "orders", partial(raise_era, floor=False))
+        put(store, key(1, 7))
+
     head = store.head(PIPELINE).head
-    found = take_census(behind(store, FaultyBackend(store.backend, script("list", [others]))), head)
+    found = take_census(behind(store, FaultyBackend(store.backend, script("list", [Meanwhile(before=others)]))), head)
     assert (len(found.garbage), found.young) == (1, 1)
 
 
