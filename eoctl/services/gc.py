@@ -36,7 +36,6 @@ KEEP_BACKUPS = 32
 MAX_ROUNDS = 4
 BREAKER_BLOBS = 1000  # garbage that is more than this, and more than half of all, needs `expect`
 UNFINISHED_SECONDS = 24 * 3600
-MAX_SECONDS = 100 * 365 * 86_400
 
 Progress = Callable[[int, int], None]  # bytes deleted so far, about, and how many there are to delete in a pipeline
 

@@ -118,7 +118,7 @@ def test_quiet_says_nothing_where_all_is_well(three: CommandLine, words: tuple[s
 
 
 def test_quiet_still_says_what_is_wrong_and_3_says_that_something_is(three: CommandLine) -> None:
-    (name,) = (path for path in (three.store / "p/orders/o").rglob("*.1") if 1_950_000 < path.stat().st_size)
+    (name,) = (path for path in (three.store / "p/orders/o").rglob("*.1") if path.stat().st_size > 1_950_000)
     name.unlink()
     done = three("gc", "-q")
     where = name.relative_to(three.store).as_posix()
