@@ -18,11 +18,13 @@ from pathlib import Path
 from eoctl.ambient import system_ambient
 from eoctl.engines.directory import DirectorySource
 from eoctl.engines.source import StateSource
-from eoctl.services import destroy, diff, entries, explain, gc, inspect, resolve, restore, stats, verify, writers
+from eoctl.services import check, destroy, diff, entries, explain, gc, inspect, resolve, restore, stats, verify, writers
+from eoctl.services.check_values import PipelineCheck
 from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
 from eoctl.services.destroy import Destruction
 from eoctl.services.gc import GRACE_SECONDS, KEEP_TRASH_SECONDS, GcRun, PipelineGc
 from eoctl.services.retention import Policy
+from eoctl.services.store_values import StoreInfo, StoreStats
 from eoctl.services.values import (
     Created,
     Difference,
@@ -33,8 +35,6 @@ from eoctl.services.values import (
     PipelineRow,
     Restored,
     SnapshotRow,
-    StoreInfo,
-    StoreStats,
     Verification,
 )
 from formats.errors import UsageError
@@ -138,10 +138,20 @@ class PipelineHandle:
             yield Writer(opened)
 
     def restore(
-        self, snapshot: str | int, to: str | Path, *, operator: str | None = None, link: bool = False
+        self,
+        snapshot: str | int,
+        to: str | Path,
+        *,
+        operator: str | None = None,
+        link: bool = False,
+        fallback: bool = False,
     ) -> Restored:
-        """`to` holds the snapshot, byte for byte, or does not exist."""
-        return restore.restore(self._store, self._resolve(snapshot), Path(to), operator=operator, link=link)
+        """`to` holds the snapshot, byte for byte, or does not exist.
+
+        With `fallback`, instead of a damaged one, the newest older checkpoint that is whole: see `fell_back_from`.
+        """
+        resolved = self._resolve(snapshot)
+        return restore.restore(self._store, resolved, Path(to), operator=operator, link=link, fallback=fallback)
 
     def inspect(self, snapshot: str | int) -> Inspection:
         return inspect.inspect(self._store, self._resolve(snapshot))
@@ -159,6 +169,29 @@ class PipelineHandle:
         """Damage is returned, not raised. `scratch`: where the level `drill` restores to."""
         resolved = None if snapshot is None else self._resolve(snapshot)
         return verify.verify(self._store, self._pipeline, resolved, level, scratch=Path(scratch))
+
+    def check(
+        self,
+        *,
+        max_age_seconds: int | None = None,
+        max_bytes: int | None = None,
+        max_growth_bytes_per_day: int | None = None,
+        max_growth_ratio_per_day: float | None = None,
+        max_duration_seconds: float | None = None,
+        window_seconds: int = check.WINDOW_SECONDS,
+        horizon_seconds: int = check.HORIZON_SECONDS,
+    ) -> PipelineCheck:
+        """How old, large and slow the newest checkpoint is, how that grows, and which limits it passes or will."""
+        limits = check.Limits(
+            max_age_seconds=max_age_seconds,
+            max_bytes=max_bytes,
+            max_growth_bytes_per_day=max_growth_bytes_per_day,
+            max_growth_ratio_per_day=max_growth_ratio_per_day,
+            max_duration_seconds=max_duration_seconds,
+            window_seconds=window_seconds,
+            horizon_seconds=horizon_seconds,
+        )
+        return check.check_pipeline(self._store, self._pipeline, limits)
 
     def tag(self, snapshot: str | int, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         entries.tag(self._store, self._resolve(snapshot), frozenset(add), frozenset(remove))

@@ -81,8 +81,10 @@ class Covering(NamedTuple):
 
 
 class Checked(Struct, frozen=True):
-    """What reading a blob found. `fault`: why its bytes are not those of its name or size, or "". `sound`: by its name
-    they are right, whatever size some manifest says.
+    """What reading a blob found.
+
+    `fault`: why its bytes are not those of its name or size, or "". `sound`: by its name they are right, whatever size
+    some manifest says.
     """
 
     key: BlobKey

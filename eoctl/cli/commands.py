@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 NOUNS = {
-    "store": "Make a store, and see what it holds and what it costs.",
-    "pipeline": "See the pipelines of a store.",
+    "store": "Make, repair a store, and see what it holds and costs.",
+    "pipeline": "See and check the pipelines of a store.",
     "checkpoint": "Take, list, explain, verify, keep and delete checkpoints.",
 }
 
@@ -16,8 +16,10 @@ COMMANDS = {
     "store init": ("eoctl.cli.store", "Make a new, empty store."),
     "store info": ("eoctl.cli.store", "Show what a store is and what its place can do."),
     "store stats": ("eoctl.cli.store", "Show what each pipeline stores, and what sharing saves."),
+    "store repair": ("eoctl.cli.repair", "Repair what is damaged, from intact copies of the same bytes."),
     "pipeline list": ("eoctl.cli.pipeline", "List the pipelines of the store."),
     "pipeline show": ("eoctl.cli.pipeline", "Show a pipeline's counters, writers, holds, snapshots."),
+    "pipeline check": ("eoctl.cli.check", "Check that checkpoints are fresh, small and quick enough."),
     "pipeline destroy": ("eoctl.cli.pipeline", "Delete a pipeline with all its snapshots, for good."),
     "checkpoint create": (_CREATE, "Take a checkpoint of state on this host."),
     "checkpoint list": (_READ, "List snapshots, newest last."),

@@ -10,15 +10,17 @@ import typer
 
 from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
-from eoctl.cli.output import fields_of
+from eoctl.cli.output import Form, Output, fields_of, tell, to_json
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.progress import Meter
 from eoctl.cli.quantities import human_bytes, human_seconds, plural
+from eoctl.cli.table import clean
 
 if TYPE_CHECKING:
     from eoctl.services.values import Restored
 
 app = typer.Typer()
+NOTICE = "eoctl.notice/1"
 
 
 @app.command("restore")
@@ -33,13 +35,16 @@ def restore(
         bool,
         typer.Option("--link", help="Hard-link what can be linked, unchecked: only if nobody writes into the files."),
     ] = False,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="If it is damaged, restore the newest older checkpoint that is whole.")
+    ] = False,
 ) -> None:
     """Restore a snapshot into a new directory.
 
     Every byte is checked, and the directory appears when all of it is there and right, not before: a damaged or
     missing file is an error (exit 13) and leaves nothing. Only files that --link links are not read. The files of
     one subtask lie in DIR itself, those of several in DIR/OPERATOR/SUBTASK. The answer tells the offsets at which
-    the sources go on.
+    the sources go on; with --fallback these may be older ones, and a warning says so.
 
     Example:
         eoctl restore orders@latest --to /var/lib/app/restored
@@ -56,10 +61,21 @@ def restore(
     unknown = f"it could not be seen whether {target} is there"
     with told_by(lambda: _became(target, before=before), unknown=unknown, hint=f"ls {target}"):
         with Meter(invocation, "restore", "restoring") as meter:
-            restored = restore_snapshot(store, resolved, target, operator=operator, link=link, progress=meter)
+            restored = restore_snapshot(
+                store, resolved, target, operator=operator, link=link, fallback=fallback, progress=meter
+            )
+        _warn(restored, invocation.out)
         for note in restored.notes:
             invocation.out.notice(note)
         invocation.out.answer("restore", fields_of(restored), lambda: _lines(restored), brief=lambda: [restored.target])
+
+
+def _warn(restored: Restored, out: Output) -> None:
+    """That this is not what was asked for is said with -q too."""
+    if restored.fell_back_from:
+        asked = restored.fell_back_from[0]
+        text = f"{asked.snapshot} is damaged; {restored.snapshot} was restored in its place: {asked.reason}"
+        tell(f"warning: {clean(text)}" if out.form is Form.TEXT else to_json({"schema": NOTICE, "warning": text}))
 
 
 def _became(target: Path, *, before: bool) -> str:
@@ -96,4 +112,5 @@ def _lines(restored: Restored) -> Iterator[str]:
     if restored.non_restored:
         yield f"not restored: {', '.join(restored.non_restored)}"
     if restored.fell_back_from:
-        yield f"fell back from damaged snapshots: {', '.join(restored.fell_back_from)}"
+        passed = ", ".join(one.snapshot for one in restored.fell_back_from)
+        yield f"NOT what was asked for: fell back from {passed}, which cannot be restored"

@@ -15,7 +15,7 @@ from eoctl.cli.settings import ChosenStore
 from eoctl.cli.table import Column
 
 if TYPE_CHECKING:
-    from eoctl.services.values import PipelineStats, StoreInfo, StoreStats
+    from eoctl.services.store_values import PipelineStats, StoreInfo, StoreStats
     from storage.backend import Place
     from storage.head import Ambient
 

@@ -90,15 +90,21 @@ def _records(path: Path, length: int) -> Iterator[bytes]:
                     yield bytes(record)
 
 
-def _fields(record: bytes) -> Iterator[tuple[int, list[int], bytes]]:
-    """Tag, numbers and last string of each field."""
-    at = 0
+class _Cursor:
+    """A record of MANIFEST, read from its start. Numbers are varints of at most 64 bits; strings say their length."""
 
-    def number() -> int:
-        nonlocal at
+    def __init__(self, record: bytes) -> None:
+        self._record = record
+        self._at = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._at >= len(self._record)
+
+    def number(self) -> int:
         value = shift = 0
         while True:
-            byte, at = record[at], at + 1
+            byte, self._at = self._record[self._at], self._at + 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
@@ -106,26 +112,29 @@ def _fields(record: bytes) -> Iterator[tuple[int, list[int], bytes]]:
             if shift > 63:
                 raise CorruptError("MANIFEST holds a number of more than 64 bits", hint=RESTORE)
 
-    def string() -> bytes:
-        nonlocal at
-        size = number()
-        at += size
-        if at > len(record):
+    def string(self) -> bytes:
+        size = self.number()
+        self._at += size
+        if self._at > len(self._record):
             raise IndexError
-        return record[at - size : at]
+        return self._record[self._at - size : self._at]
 
-    while at < len(record):
-        tag = number()
+
+def _fields(record: bytes) -> Iterator[tuple[int, list[int], bytes]]:
+    """Tag, numbers and last string of each field."""
+    cursor = _Cursor(record)
+    while not cursor.at_end:
+        tag = cursor.number()
         shape = "s" if tag >= 8198 else _SHAPES.get(tag)  # newer fields are strings, to be skipped
         if shape is None:
             raise UnsupportedError(f"MANIFEST holds a field of unknown tag {tag}", hint=USE_CHECKPOINT)
         numbers, text = [], b""
         for kind in shape:
             if kind == "n":
-                numbers.append(number())
+                numbers.append(cursor.number())
             elif kind == "s":
-                text = string()
+                text = cursor.string()
             else:
-                while number() != (kind == "t"):
-                    string()
+                while cursor.number() != (kind == "t"):
+                    cursor.string()
         yield tag, numbers, text

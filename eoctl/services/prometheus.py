@@ -18,7 +18,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from eoctl.services.values import PipelineCheck
+from eoctl.services.check_values import PipelineCheck
 from formats.errors import UsageError
 from storage.os_errors import told
 

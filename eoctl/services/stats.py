@@ -10,7 +10,8 @@ from eoctl.services.entries import hold_row
 from eoctl.services.reports import read_reports
 from eoctl.services.resolve import rows_of
 from eoctl.services.roots import read_roots, root_labels
-from eoctl.services.values import PipelineDetail, PipelineRow, PipelineStats, StoreInfo, StoreStats
+from eoctl.services.store_values import PipelineStats, StoreInfo, StoreStats
+from eoctl.services.values import PipelineDetail, PipelineRow
 from eoctl.services.writers import FRESH_SECONDS, _process
 from formats.errors import AccessDeniedError, BadNameError, CorruptError, SnapshotNotFoundError, UnsupportedError
 from formats.head import Head

@@ -241,8 +241,18 @@ class Transactions(Struct, frozen=True, kw_only=True):
     abort: tuple[str, ...] = ()
 
 
+class FellBack(Struct, frozen=True, kw_only=True):
+    """A snapshot that was to be restored and was not, as it is damaged."""
+
+    snapshot: str
+    reason: str
+
+
 class Restored(Struct, frozen=True, kw_only=True):
-    """What a restore put where, and where the sources go on."""
+    """What a restore put where, and where the sources go on.
+
+    `fell_back_from`: damaged snapshots that were passed over, the one asked for first; empty where that was restored.
+    """
 
     snapshot: str
     target: str
@@ -254,7 +264,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     source_offsets: dict[str, dict[str, int | str]]
     transactions: Transactions
     non_restored: tuple[str, ...] = ()
-    fell_back_from: tuple[str, ...] = ()
+    fell_back_from: tuple[FellBack, ...] = ()
     notes: tuple[str, ...] = ()  # what the caller should know: no hold was taken, one was left
 
 
@@ -266,57 +276,6 @@ class Created(Struct, frozen=True, kw_only=True):
     read_bytes: int
     seconds: float
     existed: bool = False
-
-
-class StoreInfo(Struct, frozen=True, kw_only=True):
-    """`capabilities`: what was found of the place: atomic create, swap, hard links, reflinks, free bytes."""
-
-    url: str
-    id: str
-    format_version: int
-    hash: str
-    created_at: str
-    pipelines: int
-    capabilities: dict[str, str]
-
-
-class PipelineStats(Struct, frozen=True, kw_only=True):
-    """What one pipeline references and stores, manifests included.
-
-    `logical_bytes`: sum of the full sizes of all snapshots, those in the trash or held too. `referenced_bytes`: stored
-    bytes that they name, each blob once; `saved_by_sharing`: the part of the logical bytes that this saves, by sharing
-    and by compression. Orphans are stored, and no snapshot names them: uploads under way, or what gc will delete.
-    `missing_blobs` are named and not stored: damage.
-    """
-
-    pipeline: str
-    checkpoints: int
-    savepoints: int
-    trash: int
-    holds: int
-    logical_bytes: int
-    referenced_blobs: int
-    referenced_bytes: int
-    stored_blobs: int
-    stored_bytes: int
-    orphan_blobs: int
-    orphan_bytes: int
-    saved_by_sharing: float
-    missing_blobs: int = 0
-    last_good_drill_age_seconds: int | None = None
-
-
-class StoreStats(Struct, frozen=True, kw_only=True):
-    """`damaged`: pipeline -> why what it needs is not known; such a one is not among `pipelines`.
-
-    `last_good_drill_age_seconds`: of the newest drill of any pipeline that found nothing wrong.
-    """
-
-    url: str
-    pipelines: tuple[PipelineStats, ...]
-    last_good_drill_age_seconds: int | None
-    unfinished_uploads: int
-    damaged: dict[str, str] = {}
 
 
 class PipelineRow(Struct, frozen=True, kw_only=True):
@@ -388,60 +347,3 @@ class PipelineDetail(Struct, frozen=True, kw_only=True):
     writers: tuple[str, ...] = ()  # fresh pins: who uploads now
     hold_rows: tuple[HoldRow, ...] = ()
     snapshots: tuple[SnapshotRow, ...] = ()
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """A limit that is passed, or will be.
-
-    `limit` is named as in Python: `max_age_seconds` and so on. `value`: what was measured; None where there is nothing
-    to measure, as the age of a checkpoint that does not exist. `operator`: which grows most, or, as long as growth is
-    not known, is the largest; "" where operators have no part in it. `days`: of a warning, until the limit is met.
-    """
-
-    pipeline: str
-    limit: str
-    threshold: float
-    value: float | None
-    operator: str
-    days: float | None = None
-
-
-class OperatorGrowth(Struct, frozen=True, kw_only=True):
-    """What one operator takes in the newest checkpoint, and how much that grows; None where it is not known."""
-
-    operator: str
-    full_bytes: int
-    growth_bytes_per_day: int | None
-
-
-class PipelineCheck(Struct, frozen=True, kw_only=True):
-    """How a pipeline's checkpoints fare, against limits.
-
-    Of the newest complete checkpoint, `newest`: its age, size and duration. Growth is between `compared_with` and that
-    one, which lie `compared_seconds` apart; within less than a day it counts as the growth of that day. `operators`:
-    those that grow most first. `duration_growth_seconds_per_day`: the slope of a line through the durations of
-    `trend_checkpoints` in the window. `duration_limit_seconds`: the limit, or the timeout that the checkpoint
-    recorded; the `..._limit_days` say when it is met if it goes on so. None: not known, or never; `notes` says why.
-    """
-
-    pipeline: str
-    ok: bool
-    findings: tuple[Finding, ...]
-    warnings: tuple[Finding, ...]
-    limits: dict[str, float]
-    newest: str
-    newest_at: str
-    age_seconds: int | None
-    full_bytes: int | None
-    duration_seconds: float | None
-    compared_with: str
-    compared_seconds: int | None
-    growth_bytes_per_day: int | None
-    growth_ratio_per_day: float | None
-    bytes_limit_days: float | None
-    duration_growth_seconds_per_day: float | None
-    trend_checkpoints: int
-    duration_limit_seconds: float | None
-    duration_limit_days: float | None
-    operators: tuple[OperatorGrowth, ...]
-    notes: tuple[str, ...] = ()

@@ -154,7 +154,7 @@ def test_the_version_is_said_by_the_fast_way_and_the_slow_one(capsys: pytest.Cap
 
 
 def test_verbs_are_listed_in_the_order_of_the_table() -> None:
-    assert list(verbs_of("store")) == ["init", "info", "stats"]
+    assert list(verbs_of("store")) == ["init", "info", "stats", "repair"]
     assert list(verbs_of(""))[:2] == ["restore", "gc"]
 
 

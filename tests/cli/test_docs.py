@@ -63,7 +63,7 @@ from storage.pins import PinRecord
 from storage.store import StoreRecord
 
 ROOT = Path(__file__).parents[2]
-RUN_PAGES = ("README.md", "docs/scripting.md", "docs/gc.md", "docs/simulation.md")
+RUN_PAGES = ("README.md", "docs/scripting.md", "docs/gc.md", "docs/repair.md", "docs/simulation.md")
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 HOME = "/srv"  # what the pages call the directory in which their examples run
 
