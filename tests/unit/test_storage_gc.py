@@ -10,11 +10,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
 
+from formats.canonical import decode, encode
 from formats.errors import BlobGoneError, CorruptError, UnavailableError, WrongStoreError
 from formats.head import Head, HeadEntry
 from formats.ids import BlobKey, Digest, Era, PipelineId
-from formats.manifest import Slice, blobs
+from formats.manifest import Manifest, Slice, blobs
 from formats.manifest_keys import ManifestKeys, keys_of
 from storage import gc, layout
 from storage.backend import Folder, Found, Key, Reach, Unfinished
@@ -37,6 +39,7 @@ from tests.support.places import (
     write_tree,
 )
 from tests.support.stores import edit, flip, manifest_name, noise, overwrite
+from tests.support.strategies import manifests
 from tests.support.sweeper import Sweeper
 
 MIB = 1 << 20
@@ -184,6 +187,13 @@ def test_the_keys_of_a_manifest_are_those_of_its_blobs(store: Store) -> None:
         assert {BlobKey(Digest(d), Era(e)) for d, e in keys_of(store.manifest_keys(head, entry))} == set(
             blobs(manifest)
         )
+
+
+@given(manifests())
+def test_the_keys_of_any_manifest_are_those_of_its_blobs(manifest: Manifest) -> None:
+    keys = decode(encode(manifest), ManifestKeys, what="manifest", max_bytes=1 << 26, canonical=False)
+    listed = {BlobKey.parse(pack.key) for pack in manifest.packs}
+    assert {BlobKey(Digest(d), Era(e)) for d, e in keys_of(keys)} == {*blobs(manifest)} | listed
 
 
 def test_of_a_destroyed_pipeline_everything_is_garbage(store: Store) -> None:
