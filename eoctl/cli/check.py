@@ -66,7 +66,7 @@ def check(
         Path | None, typer.Option(metavar="FILE.prom", help="Write the figures for Prometheus, by rename.")
     ] = None,
 ) -> None:
-    """Check that checkpoints are fresh, small and quick enough.
+    """Check age, size, growth and duration of checkpoints.
 
     Exit 3 where a limit is passed; the operator that grows most is named. A pipeline without a complete checkpoint is
     over every --max-age. A warning says in how many days size or duration will meet its limit, going on like this;

@@ -16,10 +16,10 @@ COMMANDS = {
     "store init": ("eoctl.cli.store", "Make a new, empty store."),
     "store info": ("eoctl.cli.store", "Show what a store is and what its place can do."),
     "store stats": ("eoctl.cli.store", "Show what each pipeline stores, and what sharing saves."),
-    "store repair": ("eoctl.cli.repair", "Repair what is damaged, from intact copies of the same bytes."),
+    "store repair": ("eoctl.cli.repair", "Repair damage from intact copies of the same bytes."),
     "pipeline list": ("eoctl.cli.pipeline", "List the pipelines of the store."),
     "pipeline show": ("eoctl.cli.pipeline", "Show a pipeline's counters, writers, holds, snapshots."),
-    "pipeline check": ("eoctl.cli.check", "Check that checkpoints are fresh, small and quick enough."),
+    "pipeline check": ("eoctl.cli.check", "Check age, size, growth and duration of checkpoints."),
     "pipeline destroy": ("eoctl.cli.pipeline", "Delete a pipeline with all its snapshots, for good."),
     "checkpoint create": (_CREATE, "Take a checkpoint of state on this host."),
     "checkpoint list": (_READ, "List snapshots, newest last."),
@@ -35,7 +35,7 @@ COMMANDS = {
     "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
     "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory."),
     "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
-    "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code, and check every step."),
+    "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code."),
 }
 
 

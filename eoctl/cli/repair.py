@@ -41,7 +41,7 @@ def repair(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --rebuild-head: make it.")] = False,
 ) -> None:
-    """Repair what is damaged, from intact copies of the same bytes.
+    """Repair damage from intact copies of the same bytes.
 
     Reads every byte of a pipeline, or of all. For what is damaged, files of the same digest are looked for below each
     --from (restored files, the live state, a copy of the store) and in the store itself; they are stored anew, and the

@@ -30,7 +30,7 @@ def selftest(
     hours: Annotated[int, typer.Option(metavar="H", min=1, help="How many hours to simulate in a run.")] = 24,
     runs: Annotated[int, typer.Option(metavar="R", min=1, help="How many runs, each with the next seed.")] = 1,
 ) -> None:
-    """Simulate years of faults on the real code, and check every step.
+    """Simulate years of faults on the real code.
 
     Writers, rivals, gcs, restores and edits work on a store in memory, in virtual time, while one storage call of 20
     goes wrong: lost, late, repeated, refused, damaged, out of order; hosts stop for days, processes die, clocks jump by

@@ -6,7 +6,7 @@ from eoctl.services.repair_values import HeadRebuild, LostSnapshot, RisenSnapsho
 from formats.head import HeadEntry
 from formats.ids import PipelineId
 from storage.rebuild import rebuild
-from storage.remains import Progress, Proposal, propose
+from storage.remains import LeftOut, Progress, Proposal, propose
 from storage.store import Store
 
 
@@ -46,11 +46,18 @@ def _told(
             LostSnapshot(
                 snapshot=f"{pipeline}@{left.label}" if left.label else "", manifest=left.manifest, reason=left.reason
             )
-            for left in proposal.left_out
+            for left in sorted(proposal.left_out, key=_place_of)
         ),
         copied_blobs=copied_blobs,
         copied_bytes=copied_bytes,
     )
+
+
+def _place_of(left: LeftOut) -> tuple[int, str, str]:
+    """By checkpoint id, then by name; what cannot be read last."""
+    if not left.label:
+        return 1 << 62, "", left.manifest
+    return (int(left.label), "", "") if left.label.isdecimal() else (1 << 61, left.label, left.manifest)
 
 
 def _risen(pipeline: PipelineId, entry: HeadEntry, status: str, origin: str) -> RisenSnapshot:

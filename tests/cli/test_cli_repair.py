@@ -84,7 +84,7 @@ def test_what_was_done_is_told_in_words(damaged: CommandLine) -> None:
     done = damaged.ok("store", "repair", "--from", "state")
     assert "repaired" in done.out
     assert "new manifests: orders@1, orders@2" in done.out
-    assert "looked at 1 file below state" in done.out
+    assert "looked at 2 files below state" in done.out
 
 
 def test_quietly_only_what_stays_damaged_is_named(damaged: CommandLine) -> None:
