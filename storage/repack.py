@@ -160,7 +160,7 @@ class _Repacking:
             damaged=damaged,
         )
         for entry in naming:
-            manifest = self._store.manifest(head, entry, thorough=False)
+            manifest = self._store.manifest(head, entry)  # thoroughly: what is unlawful is not made lawful here
             yield entry.manifest, replace_places(manifest, work.moved_file, written)
 
     def _names(self, head: Head, entry: HeadEntry, left: frozenset[str]) -> bool:
