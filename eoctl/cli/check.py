@@ -238,7 +238,7 @@ def _columns(checks: Sequence[PipelineCheck]) -> list[Column]:
 def _sentences(found: PipelineCheck, findings: Iterable[Finding]) -> Iterator[str]:
     """What is over its limit, or when it will be; and by which operator."""
     for finding in findings:
-        spell, what = _MEASURES[finding.limit]
+        spell, exactly, what = _MEASURES[finding.limit]
         threshold = spell(finding.threshold)
         if finding.value is None:
             yield f"{finding.pipeline}: there is no complete checkpoint; the limit of its age is {threshold}"
@@ -249,7 +249,7 @@ def _sentences(found: PipelineCheck, findings: Iterable[Finding]) -> Iterator[st
             yield f"{finding.pipeline}: warning: {what} is {value}, and {rest}{_blamed(found, finding.operator)}"
             continue
         if value == threshold:  # the units are too coarse to tell them apart
-            value, threshold = f"{finding.value:,.6g}", f"{finding.threshold:,.6g}"
+            value, threshold = exactly(finding.value), exactly(finding.threshold)
         rest = f"over the limit of {threshold}{_blamed(found, finding.operator)}"
         yield f"{finding.pipeline}: {what} is {value}, {rest}"
 
@@ -299,11 +299,16 @@ def _growth_percent(part: float) -> str:
     return f"{100 * part:.3g}% a day"
 
 
-_MEASURES: dict[str, tuple[Any, str]] = {
-    "max_age_seconds": (_span, "the newest checkpoint's age"),
-    "max_bytes": (lambda count: human_bytes(round(count)), "its size"),
-    "max_growth_bytes_per_day": (_growth_bytes, "growth"),
-    "max_growth_ratio_per_day": (_growth_percent, "growth"),
-    "max_duration_seconds": (_span, "its duration"),
-    "timeout_seconds": (_span, "the duration (the limit is the recorded timeout)"),
+def _exact_seconds(seconds: float) -> str:
+    return f"{seconds:,.9g} s"
+
+
+# How a limit is told, how exactly where that is too coarse, and what it is of.
+_MEASURES: dict[str, tuple[Any, Any, str]] = {
+    "max_age_seconds": (_span, _exact_seconds, "the newest checkpoint's age"),
+    "max_bytes": (lambda count: human_bytes(round(count)), lambda count: f"{count:,} B", "its size"),
+    "max_growth_bytes_per_day": (_growth_bytes, lambda count: f"{count:,} B a day", "growth"),
+    "max_growth_ratio_per_day": (_growth_percent, lambda part: f"{100 * part:.9g}% a day", "growth"),
+    "max_duration_seconds": (_span, _exact_seconds, "its duration"),
+    "timeout_seconds": (_span, _exact_seconds, "its duration (the limit is the timeout that it records)"),
 }
