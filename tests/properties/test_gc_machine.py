@@ -151,6 +151,6 @@ class LocalGcMachine(GcMachine):
 
 
 TestInMemory = GcMachine.TestCase
-TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 60)
+TestInMemory.settings = settings(QUIET, max_examples=600 if ALL else 60)
 TestOnDisk = LocalGcMachine.TestCase
-TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 15)
+TestOnDisk.settings = settings(QUIET, max_examples=150 if ALL else 15)
