@@ -63,7 +63,7 @@ from storage.pins import PinRecord
 from storage.store import StoreRecord
 
 ROOT = Path(__file__).parents[2]
-RUN_PAGES = ("README.md", "docs/scripting.md", "docs/gc.md", "docs/repair.md", "docs/simulation.md")
+RUN_PAGES = ("README.md", "docs/scripting.md", "docs/gc.md", "docs/repair.md", "docs/simulation.md", "docs/watching.md")
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 HOME = "/srv"  # what the pages call the directory in which their examples run
 
@@ -78,8 +78,16 @@ VOLATILE_TEXT = (
     (re.compile(r"\bprocess \d+\b"), "process <number>"),
     (re.compile(r"[ \t]+"), " "),
 )
-# Sums in which a manifest is counted, whose random ids compress as they like.
-VOLATILE_KEYS = {"checked_bytes", "frees_bytes", "live_bytes", "referenced_bytes", "stored_bytes"}
+# Times apart, and sums in which a manifest is counted, whose random ids compress as they like.
+VOLATILE_KEYS = {
+    "age_seconds",
+    "compared_seconds",
+    "checked_bytes",
+    "frees_bytes",
+    "live_bytes",
+    "referenced_bytes",
+    "stored_bytes",
+}
 
 
 @dataclass(frozen=True)

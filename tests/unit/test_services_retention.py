@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -294,3 +296,35 @@ def test_a_new_checkpoint_brings_nothing_back_that_counted_out(
 def test_any_lawful_head_is_decided(head: Head, policy: Policy, now: str) -> None:
     found: tuple[Decision, ...] = decide(head, policy, now)
     assert len(found) == len(head.live)
+
+
+# The example in the documentation.
+
+PAGE = Path(__file__).parents[2] / "docs/retention.md"
+
+
+def test_the_example_of_the_page_is_what_the_rules_decide() -> None:
+    text = PAGE.read_text("utf-8")
+    policy = Policy(keep_last=2, keep_hourly=2, keep_daily=3, keep_weekly=2, keep_tags=("release",))
+    assert "`--keep-last 2 --keep-hourly 2 --keep-daily 3 --keep-weekly 2 --keep-tag release`:" in text
+    rows = re.findall(r"^\| orders@(\S+) \| (\S+ \S+) \| (keep|expire) \| (.+) \|$", text, re.MULTILINE)
+    entries = [
+        entry(
+            number,
+            f"{time.replace(' ', 'T')}:00.000Z",
+            name="" if label.isdecimal() else label,
+            tags=["release"] if "tag release" in reason else [],
+        )
+        for number, (label, time, _, reason) in enumerate(rows, 40)
+    ]
+    held = [found for found, (*_, reason) in zip(entries, rows, strict=True) if reason.startswith("held until")]
+    head = head_of(*entries, holds=[(found, "2026-12-24T08:15:00.000Z") for found in held])
+    found = decide(head, policy, NOW)
+    assert [("keep" if row.keep else "expire", row.reason) for row in found] == [tuple(row[2:]) for row in rows]
+    assert len(rows) >= 10
+
+
+def test_every_reason_is_on_the_page() -> None:
+    text = PAGE.read_text("utf-8")
+    for reason in ("no rule keeps it", "no retention rule is given", "held without an end", "newest", "savepoint"):
+        assert f"| `{reason}` |" in text
