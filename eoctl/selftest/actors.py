@@ -144,8 +144,9 @@ class Writer(Actor):
 
 def take_checkpoint(world: World, figures: Figures, opened: Opened, tree: Tree) -> None:
     """What is reported of it is told to the oracle."""
-    number, tag = world.oracle.new_try(opened.pipeline, tree.contents, tree.digests)
-    request = Request(parts=(Part(source=tree),), tags=(tag,), reread=world.rng.random() < 0.1)
+    state = tree.snapshot()
+    number, tag = world.oracle.new_try(opened.pipeline, state.contents, state.digests)
+    request = Request(parts=(Part(source=state),), tags=(tag,), reread=world.rng.random() < 0.1)
     try:
         create_checkpoint(opened, request)
     except CommitUnknownError as error:

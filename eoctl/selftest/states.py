@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import Struct
+
 import storage.files
 from eoctl.engines.source import Captured
 from formats.ids import HashAlgorithm
@@ -45,6 +47,19 @@ class Stock:
         return self._made[key]
 
 
+class Snapshot(Struct, frozen=True):
+    """The files of a tree at one moment, as a source."""
+
+    root: Path
+    files: tuple[SourceFile, ...]
+    contents: dict[str, bytes]
+    digests: dict[str, str]
+
+    @contextmanager
+    def capture(self) -> Iterator[Captured]:
+        yield Captured(engine=Engine(kind="directory"), root=self.root, files=self.files)
+
+
 class Tree:
     """The working state of one writer: files below `root`."""
 
@@ -60,13 +75,11 @@ class Tree:
         for name, sizes in _NAMES.items():
             self._put(name, sizes)
 
-    @property
-    def contents(self) -> dict[str, bytes]:
-        return {name: data for name, (data, _) in self._files.items()}
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return {name: digest for name, (_, digest) in self._files.items()}
+    def snapshot(self) -> Snapshot:
+        """The state as it is now; it may have changed when it is read."""
+        contents = {name: data for name, (data, _) in self._files.items()}
+        digests = {name: digest for name, (_, digest) in self._files.items()}
+        return Snapshot(self.root, tuple(self._listed[name] for name in sorted(self._listed)), contents, digests)
 
     def change(self) -> None:
         """An hour has passed."""
@@ -84,11 +97,6 @@ class Tree:
                 self._drop(name)
             else:
                 self._put(name, _LARGE)
-
-    @contextmanager
-    def capture(self) -> Iterator[Captured]:
-        files = tuple(self._listed[name] for name in sorted(self._listed))
-        yield Captured(engine=Engine(kind="directory"), root=self.root, files=files)
 
     def _put(self, name: str, sizes: tuple[int, ...]) -> None:
         rng = self._rng
