@@ -6,6 +6,7 @@ NOUNS = {
     "store": "Make, repair a store, and see what it holds and costs.",
     "pipeline": "See and check the pipelines of a store.",
     "checkpoint": "Take, list, explain, verify, keep and delete checkpoints.",
+    "plan": "Work out what checkpoints cost, and how often to take one.",
 }
 
 _CREATE = "eoctl.cli.checkpoint_create"
@@ -35,6 +36,8 @@ COMMANDS = {
     "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
     "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory."),
     "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
+    "plan cost": ("eoctl.cli.plan", "Say what checkpoints cost, and a recovery."),
+    "plan interval": ("eoctl.cli.plan", "Suggest how often to take a checkpoint."),
     "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code."),
 }
 

@@ -63,7 +63,15 @@ from storage.pins import PinRecord
 from storage.store import StoreRecord
 
 ROOT = Path(__file__).parents[2]
-RUN_PAGES = ("README.md", "docs/scripting.md", "docs/gc.md", "docs/repair.md", "docs/simulation.md", "docs/watching.md")
+RUN_PAGES = (
+    "README.md",
+    "docs/scripting.md",
+    "docs/gc.md",
+    "docs/repair.md",
+    "docs/simulation.md",
+    "docs/watching.md",
+    "docs/planning.md",
+)
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 HOME = "/srv"  # what the pages call the directory in which their examples run
 
