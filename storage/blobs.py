@@ -67,6 +67,18 @@ class Blobs(Struct, frozen=True):
                     message = f"other bytes lie under the name of a blob: {name}"
                     raise PoisonedNameError(message)
 
+    def holds(self, key: BlobKey, size: int) -> bool:
+        """The blob is there with the right bytes, which are read if the size fits."""
+        name = layout.blob(self.pipeline, key)
+        found = self.backend.stat(name)
+        if found is None or found.bytes != size:
+            return False
+        try:
+            with self.backend.open(name) as file:
+                return digest_of(file, self.hash) == key.digest
+        except KeyAbsentError:
+            return False
+
     def content(self, file: StateFile | Table) -> Iterator[bytes]:
         """The file's bytes in order, none longer than 1 MiB, or an error before the end.
 

@@ -89,6 +89,20 @@ class Session:
         self._own_eras.add(self.era)
         return key
 
+    def confirm(self, digest: Digest, size: int) -> BlobKey | None:
+        """The blob's key where it lies in this session's era already, whoever left it there: it is confirmed now.
+
+        None: it is not known to be there with the right bytes. Safe to call from several threads.
+        """
+        key = BlobKey(digest, self.era)
+        if key not in self._confirmed:
+            # On disk only `create` makes durable what somebody else has linked.
+            if not (self.store.place.remote and self.blobs.holds(key, size)):
+                return None
+            self._confirmed[key] = size
+        self._own_eras.add(self.era)
+        return key
+
     def find(self, digest: Digest) -> StateFile | None:
         """A file of this content that the commit may name: uploaded by this session, or in the base."""
         own = self._own.get(digest)

@@ -7,7 +7,7 @@ raised; after return or error no thread of ours runs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
@@ -33,7 +33,9 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def each(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int = THREADS) -> Iterator[Result]:
+def each(
+    items: Iterable[Item], work: Callable[[Item], Result], *, threads: int = THREADS
+) -> Generator[Result, None, None]:
     """`work` of every item, in the order of the items."""
     if _alone.get():
         yield from map(work, items)

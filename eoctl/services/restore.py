@@ -112,8 +112,8 @@ def _restore(
 ) -> Restored:
     began = store.ambient.elapsed()
     notes: list[str] = []
-    with fresh_directory(target) as temporary, _held(store, resolved, notes) as held:
-        manifest = store.manifest(held.head, held.entry)
+    with fresh_directory(target) as temporary, held(store, resolved, notes) as found:
+        manifest = store.manifest(found.head, found.entry)
         trees = _trees(manifest, operator)
         total = sum(file.bytes for _, _, _, files, _ in trees for file in files)
         extraction = Extraction(
@@ -189,7 +189,7 @@ def _transactions(manifest: Manifest) -> Transactions:
 
 
 @contextmanager
-def _held(store: Store, resolved: Resolved, notes: list[str]) -> Iterator[Resolved]:
+def held(store: Store, resolved: Resolved, notes: list[str], *, reason: str = "restore") -> Iterator[Resolved]:
     """The snapshot stays whole meanwhile: under a hold, or where the store cannot be written, for the trash's time.
 
     What is to be read is the entry that the hold names: since it was resolved, gc may have re-packed it.
@@ -200,23 +200,23 @@ def _held(store: Store, resolved: Resolved, notes: list[str]) -> Iterator[Resolv
     expires_at = format_time(datetime.fromisoformat(now) + timedelta(hours=HOLD_HOURS))
     label = resolved.entry.label
     try:
-        held = _edit(
+        holding = _edit(
             store,
             resolved,
-            lambda head: hold(head, label, hold_id=hold_id, reason="restore", now=now, expires_at=expires_at),
+            lambda head: hold(head, label, hold_id=hold_id, reason=reason, now=now, expires_at=expires_at),
         )
     except (AccessDeniedError, UnavailableError, InvalidInputError) as error:  # the last: HEAD has no room for it
-        notes.append(f"restored without a hold, as the store cannot be written: {error.message}")
+        notes.append(f"{resolved.address} was read without a hold, as its store cannot be written: {error.message}")
         yield resolved
         return
-    entry = next(found.entry for found in held.head.holds if found.id == hold_id)
+    entry = next(found.entry for found in holding.head.holds if found.id == hold_id)
     try:
-        yield Resolved(resolved.pipeline, held, entry)
+        yield Resolved(resolved.pipeline, holding, entry)
     finally:
         try:
             _edit(store, resolved, lambda head: release(head, frozenset({hold_id})))
         except EoctlError as error:
-            notes.append(f"the hold {hold_id} of this restore is left until {expires_at}: {error.message}")
+            notes.append(f"the hold {hold_id} of this {reason} is left until {expires_at}: {error.message}")
 
 
 def _edit(store: Store, resolved: Resolved, edit: Edit) -> CommittedHead:
