@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NOUNS = {
     "store": "Make, repair a store, and see what it holds and costs.",
-    "pipeline": "See and check the pipelines of a store.",
+    "pipeline": "See, check and fork the pipelines of a store.",
     "checkpoint": "Take, list, explain, verify, keep and delete checkpoints.",
     "plan": "Work out what checkpoints cost, and how often to take one.",
 }
@@ -21,6 +21,7 @@ COMMANDS = {
     "pipeline list": ("eoctl.cli.pipeline", "List the pipelines of the store."),
     "pipeline show": ("eoctl.cli.pipeline", "Show a pipeline's counters, writers, holds, snapshots."),
     "pipeline check": ("eoctl.cli.check", "Check age, size, growth and duration of checkpoints."),
+    "pipeline fork": ("eoctl.cli.pipeline", "Copy a snapshot, or all, into a new pipeline."),
     "pipeline destroy": ("eoctl.cli.pipeline", "Delete a pipeline with all its snapshots, for good."),
     "checkpoint create": (_CREATE, "Take a checkpoint of state on this host."),
     "checkpoint list": (_READ, "List snapshots, newest last."),
@@ -38,6 +39,7 @@ COMMANDS = {
     "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
     "plan cost": ("eoctl.cli.plan", "Say what checkpoints cost, and a recovery."),
     "plan interval": ("eoctl.cli.plan", "Suggest how often to take a checkpoint."),
+    "report": ("eoctl.cli.report", "Show growth, sharing and durations over time."),
     "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code."),
 }
 

@@ -7,11 +7,8 @@ belongs to one command line alone. Source of the format: "Exposition formats", t
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -19,12 +16,10 @@ from typing import Literal
 from msgspec import Struct
 
 from eoctl.services.check_values import PipelineCheck
-from formats.errors import UsageError
-from storage.os_errors import told
+from eoctl.services.outfile import replace_text
 
 Labels = tuple[tuple[str, str], ...]
 
-_MODE = 0o644  # the collector runs as another user
 _name = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _LABEL_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
@@ -52,23 +47,7 @@ def write_metrics(path: Path, metrics: Iterable[Metric]) -> None:
 
     Raises: UsageError where there is no such directory; NoSpaceError, AccessDeniedError, UnavailableError.
     """
-    text = render(metrics)
-    if not path.parent.is_dir():
-        raise UsageError(f"no such directory: {path.parent}", hint="name a file in a directory that exists")
-    with told(path):
-        # The collector takes every *.prom in the directory, so the temporary name must not end so.
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fchmod(descriptor, _MODE)
-                os.fsync(descriptor)
-            Path(temporary).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
+    replace_text(path, render(metrics))
 
 
 def check_metrics(checks: Iterable[PipelineCheck], failed: Iterable[str] = ()) -> tuple[Metric, ...]:
