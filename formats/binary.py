@@ -155,7 +155,7 @@ class Cursor:
         size = self.u16(f"the length of {name}")
         start = self._take(size, name)
         raw = self.data[start : self.at]
-        if raw.isascii():
+        if raw.isascii() and 0 not in raw:
             return raw.decode("ascii")
         try:
             return decode_modified_utf8(raw)
@@ -235,8 +235,8 @@ class Buffer:
 
 
 def decode_modified_utf8(raw: bytes) -> str:
-    """Raises: ValueError."""
-    if max(raw, default=0) >= _FIRST_OF_FOUR:
+    """Only what Java writes, so that it encodes to the same bytes again. Raises: ValueError."""
+    if 0 in raw or max(raw, default=0) >= _FIRST_OF_FOUR:
         raise ValueError(raw)
     text = raw.replace(b"\xc0\x80", b"\0").decode("utf-8", "surrogatepass")
     return text.encode("utf-16-be", "surrogatepass").decode("utf-16-be")

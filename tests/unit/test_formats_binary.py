@@ -50,7 +50,9 @@ def test_utf_is_javas(text, raw):
     cursor.expect_end()
 
 
-@pytest.mark.parametrize("raw", [b"\xff", b"\xf0\x9f\x98\x80", b"\xed\xa0\xbd", b"\xc3", b"\xed\xb8\x80\xed\xa0\xbd"])
+@pytest.mark.parametrize(
+    "raw", [b"\xff", b"a\0", b"\xf0\x9f\x98\x80", b"\xed\xa0\xbd", b"\xc3", b"\xed\xb8\x80\xed\xa0\xbd"]
+)
 def test_text_that_java_would_not_have_written_is_refused(raw):
     with pytest.raises(CorruptError, match="at byte 2"):
         Cursor(len(raw).to_bytes(2, "big") + raw).utf("a name")
