@@ -18,10 +18,25 @@ from pathlib import Path
 from eoctl.ambient import system_ambient
 from eoctl.engines.directory import DirectorySource
 from eoctl.engines.source import StateSource
-from eoctl.services import check, destroy, diff, entries, explain, gc, inspect, resolve, restore, stats, verify, writers
+from eoctl.services import (
+    check,
+    destroy,
+    diff,
+    entries,
+    explain,
+    fork,
+    gc,
+    inspect,
+    resolve,
+    restore,
+    stats,
+    verify,
+    writers,
+)
 from eoctl.services.check_values import PipelineCheck
 from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
 from eoctl.services.destroy import Destruction
+from eoctl.services.fork import Forked
 from eoctl.services.gc import GRACE_SECONDS, KEEP_TRASH_SECONDS, GcRun, PipelineGc
 from eoctl.services.retention import Policy
 from eoctl.services.store_values import StoreInfo, StoreStats
@@ -233,6 +248,15 @@ class PipelineHandle:
             cache=cache,
         )
         return run.pipelines[0]
+
+    def fork(self, name: str, snapshot: str | int | None = "latest", *, to: StoreHandle | None = None) -> Forked:
+        """The pipeline `name`, here or in the store `to`, holds a copy of the snapshot; None: of all live ones.
+
+        Safe to repeat. Raises: ConflictError where `name` holds something else.
+        """
+        chosen = resolve.live(self._store, self._pipeline) if snapshot is None else [self._resolve(snapshot)]
+        target = self if to is None else to.pipeline(name)
+        return fork.fork(self._store, chosen, target._store, PipelineId(name))  # noqa: SLF001  (of our own class)
 
     def destroy(self, *, dry_run: bool = False) -> Destruction:
         """All of the pipeline is deleted, for good, and its name is not used again.

@@ -102,6 +102,12 @@ class Invocation:
         self.out.notice(f"made a store at {place.url}, as none is set (--store, EOCTL_STORE or a profile)")
         return store
 
+    def open_other(self, url: str) -> Store:
+        """A second store, which a command copies to or from. Raises: as `open_store`."""
+        from storage.store import open_store  # noqa: PLC0415  (start-up)
+
+        return open_store(self.place(choose_store(self.environment, url, None)), self.ambient)
+
 
 def invocation_of(context: typer.Context) -> Invocation:
     """The run that the command belongs to."""

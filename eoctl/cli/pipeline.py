@@ -12,13 +12,17 @@ from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
 from eoctl.cli.output import Output, fields_of
 from eoctl.cli.progress import Meter
-from eoctl.cli.quantities import age, human_bytes, minute, plural, second, timestamp
+from eoctl.cli.quantities import age, human_bytes, human_seconds, minute, plural, second, timestamp
 from eoctl.cli.table import Column
 from formats.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from eoctl.services.destroy import Destruction
+    from eoctl.services.fork import Forked
+    from eoctl.services.resolve import Resolved
     from eoctl.services.values import PipelineDetail, PipelineRow
+    from formats.ids import PipelineId
+    from storage.store import Store
 
 app = typer.Typer()
 _NEWEST = 10
@@ -143,6 +147,92 @@ def _lines(detail: PipelineDetail, out: Output, now: float) -> Iterator[str]:
 
 def _until(expires_at: str | None) -> str:
     return "released" if expires_at is None else second(expires_at)
+
+
+@app.command("fork")
+def fork(
+    ctx: typer.Context,
+    *,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="PIPELINE: its newest checkpoint; or PIPELINE@42, PIPELINE@NAME.",
+            autocompletion=complete_pipelines,
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of the new pipeline; with --to it may be left out.")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="URL", help="Another store, which exists.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All live snapshots, not only one.")] = False,
+) -> None:
+    """Copy a snapshot, or all, into a new pipeline.
+
+    Here, or in another store: on disk or S3, from where to where you like. Ids, names, tags and times stay; every byte
+    is checked on the way. The source is only read. A fork that was stopped goes on where it was when the same command
+    is given again, and one with --all takes what came since.
+
+    Example:
+        eoctl pipeline fork orders@42 orders-test
+        eoctl pipeline fork orders --all --to s3://backups/eoctl
+    """
+    from eoctl.services.fork import fork as fork_pipeline  # noqa: PLC0415  (start-up)
+    from formats.ids import PipelineId  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    store = invocation.open_store()
+    snapshots = _chosen(store, source, every=every)
+    if name is None and to is None:
+        raise UsageError("the fork has no name", hint="eoctl pipeline fork SOURCE NAME, or --to URL")
+    target = store if to is None else invocation.open_other(to)
+    new = snapshots[0].pipeline if name is None else PipelineId(name)
+    unknown = f"it could not be seen what was copied to {new}"
+    with (
+        told_by(lambda: _copied_so_far(target, new), unknown=unknown, hint=f"eoctl pipeline show {new}"),
+        Meter(invocation, "pipeline.fork", "copying") as meter,
+    ):
+        forked = fork_pipeline(store, snapshots, target, new, meter)
+    for note in forked.notes:
+        invocation.out.notice(note)
+    invocation.out.answer(
+        "pipeline.fork",
+        fields_of(forked),
+        lambda: _forked(forked),
+        brief=lambda: (copy.snapshot.address for copy in forked.copies),
+    )
+
+
+def _chosen(store: Store, source: str, *, every: bool) -> list[Resolved]:
+    from eoctl.services.resolve import LATEST, live, resolve  # noqa: PLC0415  (start-up)
+    from formats.ids import PipelineId  # noqa: PLC0415  (start-up)
+
+    if not every:
+        return [resolve(store, source if "@" in source else f"{source}@{LATEST}")]
+    if "@" in source:
+        raise UsageError(f"{source} is one snapshot, and --all are many", hint="give one of them")
+    return live(store, PipelineId(source))
+
+
+def _copied_so_far(target: Store, pipeline: PipelineId) -> str:
+    from formats.errors import SnapshotNotFoundError  # noqa: PLC0415  (start-up)
+
+    try:
+        copies = len(target.head(pipeline).head.live)
+    except SnapshotNotFoundError:
+        return f"{pipeline} was not made"
+    return f"{pipeline} has {plural(copies, 'snapshot')}, each of them whole; the same command goes on"
+
+
+def _forked(forked: Forked) -> Iterator[str]:
+    new = [copy.snapshot.address for copy in forked.copies if not copy.existed]
+    old = len(forked.copies) - len(new)
+    where = "" if forked.store == forked.from_store else f" in {forked.store}"
+    if new:
+        copied = f"{human_bytes(forked.copied_bytes)} in {plural(forked.copied_blobs, 'blob')}"
+        yield f"{', '.join(new)}{where}: {copied} copied and checked, in {human_seconds(forked.seconds)}"
+    if old:
+        yield f"{plural(old, 'snapshot')} of {forked.pipeline} {'was' if old == 1 else 'were'} there already{where}"
 
 
 @app.command("destroy")

@@ -70,6 +70,16 @@ def resolve(store: Store, address: str, pipeline: str | None = None) -> Resolved
     return Resolved(chosen, committed, find(committed.head, label.removeprefix("#")))
 
 
+def live(store: Store, pipeline: PipelineId) -> list[Resolved]:
+    """Every live snapshot of the pipeline, in order of commit. Raises: SnapshotNotFoundError where there is none."""
+    committed = store.head(pipeline)
+    if not committed.head.live:
+        raise SnapshotNotFoundError(
+            f"the pipeline {pipeline} has no snapshot", hint=f"eoctl checkpoint list -p {pipeline}"
+        )
+    return [Resolved(pipeline, committed, entry) for entry in committed.head.live]
+
+
 def latest(head: Head) -> HeadEntry:
     """The newest complete checkpoint. Raises: SnapshotNotFoundError."""
     for entry in reversed(head.live):

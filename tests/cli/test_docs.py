@@ -67,6 +67,7 @@ RUN_PAGES = (
     "README.md",
     "docs/scripting.md",
     "docs/gc.md",
+    "docs/forks.md",
     "docs/repair.md",
     "docs/simulation.md",
     "docs/watching.md",

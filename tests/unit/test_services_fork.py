@@ -10,6 +10,7 @@ import pytest
 from eoctl.services.entries import delete
 from eoctl.services.fork import COPY_OF, fork
 from eoctl.services.gc import Options, collect
+from eoctl.services.resolve import Resolved
 from eoctl.services.writers import writing
 from formats.errors import BlobGoneError, ConflictError, CorruptError, UnsupportedError, UsageError
 from formats.ids import PipelineId
@@ -54,7 +55,7 @@ def target(request: pytest.FixtureRequest, source: Store, tmp_path: Path) -> Sto
     return new_store(tmp_path / "target", memory="memory" in request.param, world=FakeAmbient(process=2))
 
 
-def every(store: Store) -> list:
+def every(store: Store) -> list[Resolved]:
     return [at(store, f"orders@{entry.label}") for entry in store.head(ORDERS).head.live]
 
 
@@ -66,7 +67,7 @@ def contents(store: Store, address: str) -> dict[tuple[str, int, str], bytes]:
     }
 
 
-def plain(entry) -> dict:
+def plain(entry) -> dict[str, object]:
     """What list prints of an entry, but for what is the target's own."""
     own = {"manifest", "manifest_bytes", "txid", "seq", "attempt", "base"}
     return {name: value for name, value in msgspec.structs.asdict(entry).items() if name not in own}
@@ -182,7 +183,7 @@ def test_damage_of_the_source_is_an_error_and_commits_nothing(source: Store, tar
 def test_gc_of_the_source_waits_for_the_copy(source: Store, tmp_path: Path) -> None:
     """The snapshot is expired and swept as far as may be, in the middle of its copying."""
     target = new_store(tmp_path / "target", world=FakeAmbient(process=2))
-    done = []
+    done: list[bool] = []
 
     def sweep() -> None:
         if not done:
@@ -202,7 +203,7 @@ def test_gc_of_the_source_waits_for_the_copy(source: Store, tmp_path: Path) -> N
 
 def test_gc_of_the_target_costs_copies_and_no_more(source: Store, target: Store) -> None:
     """The floor rises over what the fork has copied, and it is swept before the commit."""
-    done = []
+    done: list[bool] = []
 
     def sweep() -> None:
         if not done:
@@ -222,9 +223,13 @@ def test_gc_of_the_target_costs_copies_and_no_more(source: Store, target: Store)
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_fork_killed_at_any_call_is_finished_by_the_next(source: Store, tmp_path: Path, after) -> None:
+def test_a_fork_killed_at_any_call_is_finished_by_the_next(tmp_path: Path, after) -> None:
+    source = new_store(tmp_path / "source", world=FakeAmbient(process=1))
+    first = {"a.sst": noise(MIB, 1), "b.sst": noise(9000, 2), "c.db": noise(MIB, 3), "CURRENT": b"1"}
+    checkpoint(source, "orders", first)
+    checkpoint(source, "orders", first | {"c.db": noise(MIB // 2, 4) + noise(MIB, 3)[MIB // 2 :]})
     fault = Fault.CRASH_AFTER if after else Fault.CRASH_BEFORE
-    wanted = {number: contents(source, f"orders@{number}") for number in (1, 2, 3)}
+    wanted = {number: contents(source, f"orders@{number}") for number in (1, 2)}
     number = 0
     while True:
         target = new_store(tmp_path / f"target-{number}", world=FakeAmbient(process=2))
@@ -241,7 +246,7 @@ def test_a_fork_killed_at_any_call_is_finished_by_the_next(source: Store, tmp_pa
         for found in [*target.backend.list(Key("p/orders-test/pin"))]:
             target.backend.delete([found.key])  # of a process that is dead
         fork(source, every(source), target, COPY)
-        assert {n: contents(target, f"orders-test@{n}") for n in (1, 2, 3)} == wanted
+        assert {n: contents(target, f"orders-test@{n}") for n in (1, 2)} == wanted
         number += 1
     assert number > 20
 
