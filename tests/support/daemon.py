@@ -38,7 +38,7 @@ class Daemon:
         user: int | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
-        """Returns when a line of its output holds `ready`; raises RuntimeError with its last lines if it ends before."""
+        """Returns when a line of its output holds `ready`; RuntimeError with its last lines if it ends before."""
         self._stop_signal = stop_signal
         self._last: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._ready = threading.Event()
