@@ -9,14 +9,16 @@ announced at the end of the run, because a lane that nobody misses rots. With CI
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 _IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 _ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
+_NOTES = "eoctl-lanes"
 _LANES_COUNT = os.environ.get("EOCTL_TEST_LANES") != "ignore"
 
 # No deadline: a shared machine is slow at times. In CI a failure must not depend on luck.
@@ -26,31 +28,38 @@ settings.load_profile("all" if _ALL else "default")
 
 
 class Lanes:
-    """Notes, for each lane, how many of its tests did not run, and the reasons."""
+    """Notes, for each lane, the tests that did not run, and why: here, or in the workers of pytest-xdist."""
 
-    def __init__(self) -> None:
-        self._lanes_of_item: dict[str, frozenset[str]] = {}
-        self._missing: dict[str, Counter[str]] = {}
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_itemcollected(self, item: pytest.Item) -> None:
-        self._lanes_of_item[item.nodeid] = frozenset(_lanes_of_path(item.nodeid)) | _lanes_of_markers(item)
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._missing: dict[str, dict[str, str]] = {}  # lane -> test -> reason
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.skipped:
-            self._note(_lanes_of_path(report.nodeid), _skip_reason(report))
+            self._note(_lanes_of_path(report.nodeid), report.nodeid, _skip_reason(report))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         for item in items:
-            self._note(self._lanes_of_item[item.nodeid], _selection(item.config))
+            self._note(_lanes_of(item), item.nodeid, _selection(item.config))
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
         if report.skipped and not hasattr(report, "wasxfail"):
-            self._note(self._lanes_of_item[report.nodeid], _skip_reason(report))
+            self._note(_lanes_of(item), item.nodeid, _skip_reason(report))
+        return report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker has ended; what it noted comes with it."""
+        for lane, tests in getattr(node, "workeroutput", {}).get(_NOTES, {}).items():
+            self._missing.setdefault(lane, {}).update(tests)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if _IN_CI and self._missing and exitstatus == pytest.ExitCode.OK:
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput[_NOTES] = self._missing
+        elif _IN_CI and self._missing and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     # Outermost, so that only pytest's closing line comes after what is written here.
@@ -64,18 +73,31 @@ class Lanes:
 
     def lines(self) -> Iterator[str]:
         """One line for each lane with tests that did not run, sorted by lane."""
-        for lane, reasons in sorted(self._missing.items()):
-            told = "; ".join(f"{reason} (tests: {count})" for reason, count in reasons.most_common())
+        for lane, tests in sorted(self._missing.items()):
+            told = "; ".join(f"{reason} (tests: {count})" for reason, count in Counter(tests.values()).most_common())
             yield f"SKIPPED LANE {lane}: {told}"
 
-    def _note(self, lanes: Iterable[str], reason: str) -> None:
+    def _note(self, lanes: Iterable[str], test: str, reason: str) -> None:
         for lane in lanes:
-            self._missing.setdefault(lane, Counter())[reason] += 1
+            self._missing.setdefault(lane, {})[test] = reason
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if _LANES_COUNT:
-        config.pluginmanager.register(Lanes(), "eoctl-lanes")
+        config.pluginmanager.register(Lanes(config), _NOTES)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """The tests of one server file go to one worker: they share what takes long to start."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if _lanes_of_path(item.nodeid):
+                item.add_marker(pytest.mark.xdist_group(PurePosixPath(item.nodeid.partition("::")[0]).stem))
+
+
+def _lanes_of(item: pytest.Item) -> set[str]:
+    return _lanes_of_path(item.nodeid) | _lanes_of_markers(item)
 
 
 def _lanes_of_path(nodeid: str) -> set[str]:
@@ -86,11 +108,11 @@ def _lanes_of_path(nodeid: str) -> set[str]:
             return set()
 
 
-def _lanes_of_markers(item: pytest.Item) -> frozenset[str]:
-    named = frozenset(str(marker.args[0]) for marker in item.iter_markers("lane"))
+def _lanes_of_markers(item: pytest.Item) -> set[str]:
+    named = {str(marker.args[0]) for marker in item.iter_markers("lane")}
     if named or _lanes_of_path(item.nodeid):
         return named
-    return frozenset(name for name in ("slow", "rocksdb") if item.get_closest_marker(name))
+    return {name for name in ("slow", "rocksdb") if item.get_closest_marker(name)}
 
 
 def _skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:

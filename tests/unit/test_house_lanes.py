@@ -58,8 +58,9 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.
     )
 
 
-def test_the_last_lines_name_every_lane_that_did_not_run(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "-m", "not slow")
+@pytest.mark.parametrize("workers", [(), ("-n", "2", "--dist", "loadgroup")], ids=["alone", "with workers"])
+def test_the_last_lines_name_every_lane_that_did_not_run(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    done = run_pytest(tmp_path, "-m", "not slow", *workers)
     assert done.stdout.splitlines()[-5:-1] == [
         "SKIPPED LANE flink: no Java (tests: 1)",
         "SKIPPED LANE kafka: no broker (tests: 2)",
@@ -69,8 +70,9 @@ def test_the_last_lines_name_every_lane_that_did_not_run(tmp_path: Path) -> None
     assert done.returncode == 0
 
 
-def test_a_skipped_lane_fails_a_run_in_ci(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, CI="true")
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "with workers"])
+def test_a_skipped_lane_fails_a_run_in_ci(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    done = run_pytest(tmp_path, *workers, CI="true")
     assert "SKIPPED LANE kafka: no broker (tests: 2)" in done.stdout.splitlines()
     assert "SKIPPED LANE slow" not in done.stdout
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
