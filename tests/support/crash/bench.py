@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.crash.checks import Files, Seen, calls_of, check, clone, files_at, look
-from tests.support.crash.operations import Job, make_trees
+from tests.support.crash.operations import Job, make_small_trees, make_trees
 from tests.support.crash.server import KillServer, kill_server
 
 NO_STORE = "no-store"
@@ -26,8 +26,12 @@ _STAGES = {  # operation -> the store that it finds, and what a store is called 
     "undelete": ("deleted", ""),
     "hold": ("two", "held"),
     "release": ("held", ""),
+    "tag": ("two", ""),
+    "gc": ("deleted", ""),
+    "destroy": ("deleted", ""),
+    "life": ("one", ""),
 }
-_CREATES = {"first": 1, "create": 2}  # operation -> checkpoint id
+_CREATES = {"first": 1, "create": 2, "life": 2}  # operation -> checkpoint id
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +163,13 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench() -> Iterator[Bench]:
+def bench(*, small: bool = False) -> Iterator[Bench]:
     """Everything set up, where a sync costs nothing if there is such a place: no power is lost here."""
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30 else None
     with tempfile.TemporaryDirectory(prefix="eoctl-crash-", dir=parent) as folder, kill_server() as server:
         root = Path(folder)
-        trees = make_trees(root / "states")
+        trees = (make_small_trees if small else make_trees)(root / "states")
         expected = {str(number): files_at(tree) for number, tree in enumerate(trees, 1)}
         ready = Bench(root, server, trees, expected)
         ready.stages[NO_STORE] = (root / "no-store", look(root / "no-store"))

@@ -17,6 +17,8 @@ from typing import BinaryIO, TypeVar
 
 from eoctl.ambient import system_ambient
 from eoctl.library import PipelineHandle
+from eoctl.services.destroy import destroy
+from eoctl.services.gc import Options, collect
 from formats.errors import ConflictError
 from formats.ids import HashAlgorithm, PipelineId
 from storage.backend import Backend, Body, Folder, Found, Key, Place, Reach, Unfinished, Version
@@ -77,6 +79,11 @@ def started_of(job: Job) -> Path:
     return Path(f"{job.report}.started")
 
 
+def acknowledgement_of(job: Job, step: str) -> Path:
+    """Made when that step of a longer operation is done."""
+    return Path(f"{job.report}.{step.replace(' ', '-')}")
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -86,9 +93,8 @@ def _operate(job: Job, place: Place) -> None:
     orders = PipelineHandle(store, PIPELINE)
     match job.operation:
         case "first" | "create":
-            source = Path(job.source)
-            parts = {name: source / name for name in ("counts/0", "counts/1", "window")}
             with orders.writer() as writer:
+                parts = _parts(Path(job.source))
                 writer.checkpoint(parts, offsets={"clicks": {"topic-0": job.checkpoint}}, as_id=job.checkpoint)
         case "restore":
             orders.restore("latest", to=job.target)
@@ -102,8 +108,49 @@ def _operate(job: Job, place: Place) -> None:
             orders.hold(1, "audit")
         case "release":
             orders.release(1)
+        case "tag":
+            orders.tag(2, add=["good"])
+        case "gc":
+            _collect(store)
+        case "destroy":
+            destroy(store, PIPELINE)
+        case "life":
+            _live(job, store, orders)
         case _:
             raise NotImplementedError(job.operation)
+
+
+def _parts(state: Path) -> dict[str, Path]:
+    return {name: state / name for name in ("counts/0", "counts/1", "window")}
+
+
+def _collect(store: Store) -> None:
+    """All that may go goes at once."""
+    (row,) = collect(store, [PIPELINE], Options(grace_seconds=0, keep_trash_seconds=0)).pipelines
+    assert (row.error, row.stopped, row.dangling) == ("", "", ())
+
+
+def _live(job: Job, store: Store, orders: PipelineHandle) -> None:
+    """A day, one thing after the other; each is acknowledged."""
+    source = Path(job.source)
+
+    def create(number: int, state: Path) -> None:
+        with orders.writer() as writer:
+            writer.checkpoint(_parts(state), as_id=number)
+
+    day: dict[str, Callable[[], object]] = {
+        "create 2": lambda: create(2, source),
+        "delete 1": lambda: orders.delete(1),
+        "gc 1": lambda: _collect(store),
+        "hold 2": lambda: orders.hold(2, "audit"),
+        "create 3": lambda: create(3, source.parent / "first"),
+        "release 2": lambda: orders.release(2),
+        "delete 2": lambda: orders.delete(2),
+        "gc 2": lambda: _collect(store),
+    }
+    for step, work in day.items():
+        work()
+        acknowledgement_of(job, step).write_text("")
 
 
 def _store_at(place: Place) -> Store:
@@ -221,6 +268,19 @@ def make_trees(root: Path) -> tuple[Path, Path]:
     _write(second / "counts/0/000003.sst", noise.bytes((1 << 20) + 300))
     database[70_000:70_008] = b"changed!"
     _write(second / "window/state.db", bytes(database))
+    return first, second
+
+
+def make_small_trees(root: Path) -> tuple[Path, Path]:
+    """The same in a few bytes, so that what a checkpoint does to the disk is a short story."""
+    noise = _Noise()
+    first, second = root / "first", root / "second"
+    for number, tree in enumerate((first, second), 1):
+        _write(tree / "counts/0/CURRENT", f"MANIFEST-{number}\n".encode())  # inline
+        _write(tree / "counts/0/MANIFEST", noise.bytes(5_000))  # in a pack
+        _write(tree / "counts/1/empty-file", b"")
+        (tree / "counts/1/empty-directory").mkdir()
+        _write(tree / "window/log", b"of both")
     return first, second
 
 
