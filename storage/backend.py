@@ -63,10 +63,18 @@ class Folder(Struct, frozen=True):
     key: Key
 
 
+def _nobody(_: int) -> None:
+    """Whom it is told when nobody asks."""
+
+
 class LocalFile(Struct, frozen=True):
-    """A file handed over: the backend may link or move it, and it is gone after `create`."""
+    """A file handed over: the backend may link or move it, and it is gone after `create`, unless that failed.
+
+    `sent` is told how many bytes more are on their way, where that takes its time; what it raises ends the sending.
+    """
 
     path: Path
+    sent: Callable[[int], None] = _nobody
 
 
 class CopyOf(Struct, frozen=True):

@@ -15,7 +15,7 @@ from contextlib import closing
 from typing import BinaryIO
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from formats.errors import BlobGoneError, CorruptError
 from formats.ids import BlobKey, Digest
@@ -35,30 +35,41 @@ from formats.manifest import (
 from storage import layout
 from storage.backend import Body, Key, KeyAbsentError, LocalFile
 from storage.blobs import CHUNK_BYTES, Blobs, PoisonedNameError, digest_of
+from storage.files import write_all
 from storage.os_errors import told
 from storage.packs import Packer
 from storage.rewrite import MovedTables, moved_key, replace_places
 from storage.session import Session
-from storage.transfer import each
+from storage.transfer import REMOTE_THREADS, THREADS, Moving, Portion, each
 
 
 class Copied(Struct):
-    """What a copy did so far. Bytes are stored ones; `total_bytes` counts those that were there already, too."""
+    """What a copy did so far. Bytes are stored ones; `total_bytes` counts those that were there already, too.
 
+    `moving`: of blobs under way.
+    """
+
+    moving: Moving = field(default_factory=Moving)
     total_bytes: int = 0
     files: int = 0
     copied_bytes: int = 0
     copied_blobs: int = 0
 
+    @property
+    def moving_bytes(self) -> int:
+        return self.moving.bytes
+
 
 class Original(Struct, frozen=True, kw_only=True):
     """What is copied: a snapshot's manifest, and where its blobs lie.
 
-    `on_server`: a body by which the target's place takes a value of the source's itself; None: it has to be sent.
+    `remote`: each read takes a while. `on_server`: a body by which the target's place takes a value of the source's
+    itself; None: it has to be sent.
     """
 
     blobs: Blobs
     manifest: Manifest
+    remote: bool
     on_server: Callable[[Key], Body | None]
 
 
@@ -175,9 +186,17 @@ class _Work:
             else:
                 missing[key] = size
         self._progress(self.done, total)
-        with closing(each(missing.items(), lambda item: (*item, *self._put(*item)))) as copies:
+        remote = self._original.remote or self._session.store.place.remote
+        work = each(
+            missing.items(),
+            lambda item: (*item, *self._put(*item)),
+            threads=REMOTE_THREADS if remote else THREADS,
+            tick=lambda: self._progress(self.done, total),
+        )
+        with closing(work) as copies:
             for key, size, target, sent in copies:
                 self._keys[key] = target
+                self.done.moving.add(-size)
                 self.done.total_bytes += size
                 self.done.copied_bytes += size if sent else 0
                 self.done.copied_blobs += sent
@@ -185,15 +204,20 @@ class _Work:
 
     def _put(self, key: BlobKey, size: int) -> tuple[BlobKey, bool]:
         """The blob's key in the target, and whether it was copied now. Runs in several threads."""
-        there = self._session.confirm(key.digest, size)
-        if there is not None:
-            return there, False
+        portion = Portion(self.done.moving, size, stages=2)
+        try:
+            there = self._session.confirm(key.digest, size)
+            return (there, False) if there is not None else (self._copied(key, size, portion), True)
+        finally:
+            portion.end()
+
+    def _copied(self, key: BlobKey, size: int, portion: Portion) -> BlobKey:
         name = layout.blob(self._original.blobs.pipeline, key)
         body = self._original.on_server(name)
         if body is None:
-            body = self._fetch(name, key, size)
+            body = self._fetch(name, key, size, portion)
         try:
-            return self._session.upload(key.digest, size, body), True
+            return self._session.upload(key.digest, size, body)
         except KeyAbsentError as error:
             raise self._gone(name) from error
         except PoisonedNameError as error:
@@ -203,16 +227,18 @@ class _Work:
                     raise self._corrupt(name) from error
             raise
 
-    def _fetch(self, name: Key, key: BlobKey, size: int) -> LocalFile:
+    def _fetch(self, name: Key, key: BlobKey, size: int, portion: Portion) -> LocalFile:
         """The blob in a scratch file, checked. Raises: BlobGoneError, CorruptError."""
         scratch = self._session.scratch()
+        was_read, was_sent = portion.stage(size), portion.stage(size)
         hasher = self._original.blobs.hash.hasher()
         try:
             with told(scratch), open(scratch, "xb", buffering=0) as target, self._open(name) as reader:
                 left = size + 1
                 while left and (part := reader.read(min(left, CHUNK_BYTES))):
+                    was_read(len(part))
                     hasher.update(part)
-                    target.write(part)
+                    write_all(target.fileno(), part)
                     left -= len(part)
         except BaseException:
             scratch.unlink(missing_ok=True)
@@ -220,7 +246,7 @@ class _Work:
         if hasher.hexdigest() != key.digest:
             scratch.unlink()
             raise self._corrupt(name)
-        return LocalFile(scratch)
+        return LocalFile(scratch, sent=was_sent)
 
     def _open(self, name: Key) -> BinaryIO:
         try:

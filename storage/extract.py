@@ -17,7 +17,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -29,7 +30,7 @@ from storage import layout
 from storage.blobs import CHUNK_BYTES, Blobs
 from storage.files import FICLONE, write_all
 from storage.os_errors import told
-from storage.transfer import each
+from storage.transfer import REMOTE_THREADS, THREADS, Moving, Portion, each
 
 MANY_FILES = 64  # from here on one sync of the file system is cheaper than one of each file
 HOLE_BYTES = 64 << 10
@@ -39,18 +40,27 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Extracted(Struct):
-    """What was written so far."""
+    """What was written so far. `moving`: of files under way."""
 
+    moving: Moving = field(default_factory=Moving)
     total_bytes: int = 0
     files: int = 0
     linked_files: int = 0
 
+    @property
+    def moving_bytes(self) -> int:
+        return self.moving.bytes
+
 
 class Extraction(Struct, frozen=True, kw_only=True):
-    """Restores files of one pipeline. `progress` is called from the calling thread."""
+    """Restores files of one pipeline, of a place that may be far away (`remote`).
+
+    `progress` is called from the calling thread.
+    """
 
     blobs: Blobs
     link: bool = False
+    remote: bool = False
     progress: Callable[[Extracted], None] = lambda _: None
     done: Extracted = field(default_factory=Extracted)
 
@@ -66,23 +76,40 @@ class Extraction(Struct, frozen=True, kw_only=True):
             with told(root):
                 for name in [*(file.name.rpartition("/")[0] for file in files), *empty_directories]:
                     folders.open(name)
-            packs = _packs(files)
-            for pack in sorted(packs):
-                self._pack(folders, pack, packs[pack])
+            self._all_packs(folders, _packs(files))
             single = (file for file in files if not isinstance(file.place, Slice))
-            for file, linked in each(single, lambda file: self._single(folders, file)):
-                self.done.linked_files += linked
-                self._count([file])
+            threads = REMOTE_THREADS if self.remote else THREADS
+            work = each(single, lambda file: self._single(folders, file), threads=threads, tick=self._tell)
+            with closing(work) as singles:
+                for file, linked in singles:
+                    self.done.linked_files += linked
+                    self.done.moving.add(-file.bytes)
+                    self._count([file])
         finally:
             folders.close()
 
     def _count(self, files: Sequence[StateFile]) -> None:
         self.done.files += len(files)
         self.done.total_bytes += sum(file.bytes for file in files)
+        self._tell()
+
+    def _tell(self) -> None:
         self.progress(self.done)
 
+    def _all_packs(self, folders: _Folders, packs: Mapping[str, Sequence[StateFile]]) -> None:
+        """Small files: of a local pack in the calling thread, as taking turns costs more than it gains."""
+        if not self.remote:
+            for pack in sorted(packs):
+                self._pack(folders, pack, packs[pack])
+                self._count(packs[pack])
+            return
+        work = each(sorted(packs), lambda pack: self._pack(folders, pack, packs[pack]), tick=self._tell)
+        with closing(work) as fetched:
+            for pack, _ in zip(sorted(packs), fetched, strict=True):
+                self._count(packs[pack])
+
     def _pack(self, folders: _Folders, pack: str, files: Sequence[StateFile]) -> None:
-        """The small files of one pack, in one thread: for them, taking turns costs more than it gains."""
+        """The small files of one pack are there. Holds it in memory."""
         with told(folders.root):
             for file, data in self.blobs.slices(pack, files):
                 folder, _, name = file.name.rpartition("/")
@@ -94,18 +121,20 @@ class Extraction(Struct, frozen=True, kw_only=True):
                         _write_sparse(descriptor, _pieces(data))
                 finally:
                     os.close(descriptor)
-        self._count(files)
 
     def _single(self, folders: _Folders, file: StateFile) -> tuple[StateFile, bool]:
         """A file that is not in a pack, and whether it shares the bytes of its blob. Runs in several threads."""
         folder, _, name = file.name.rpartition("/")
+        portion = Portion(self.done.moving, file.bytes)
+        was_written = portion.stage(file.bytes)
         with told(folders.root / file.name):
             directory = folders.open(folder)
             if self.link and self._share(file, directory, name):
+                portion.end()
                 return file, True
             descriptor = os.open(name, _NEW, 0o666, dir_fd=directory)
             try:
-                _write_sparse(descriptor, self.blobs.content(file))
+                _write_sparse(descriptor, self.blobs.content(file), was_written)
             finally:
                 os.close(descriptor)
         return file, False
@@ -178,11 +207,14 @@ def _packs(files: Sequence[StateFile]) -> dict[str, list[StateFile]]:
     return {pack: [file for _, _, file in sorted(members)] for pack, members in packs.items()}
 
 
-def _write_sparse(descriptor: int, parts: Iterator[bytes | memoryview]) -> None:
+def _write_sparse(
+    descriptor: int, parts: Iterator[bytes | memoryview], was_written: Callable[[int], None] = lambda _: None
+) -> None:
     """Every part is in the file; long runs of zeros are holes."""
     size = 0
     hole = False
     for part in parts:
+        was_written(len(part))
         size += len(part)
         hole = len(part) >= HOLE_BYTES and part == _ZEROS[: len(part)]
         if hole:

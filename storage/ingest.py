@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
@@ -30,18 +31,23 @@ from storage.os_errors import told
 from storage.packing import PACK_BYTES, SMALL_BYTES, Layout, SourceFile, goes_inline, layout_of
 from storage.packs import Packer, Pending, shrunk
 from storage.session import Session
-from storage.transfer import each
+from storage.transfer import REMOTE_THREADS, THREADS, Moving, Portion, each
 
 
 class Tally(Struct):
-    """What an ingestion did so far: bytes of content and files, read or reused."""
+    """What an ingestion did so far: bytes of content and files, read or reused. `moving`: of files under way."""
 
+    moving: Moving = field(default_factory=Moving)
     added_bytes: int = 0
     stored_bytes: int = 0
     read_bytes: int = 0
     total_bytes: int = 0
     inline_bytes: int = 0
     files: int = 0
+
+    @property
+    def moving_bytes(self) -> int:
+        return self.moving.bytes
 
 
 class Ingest(Struct, frozen=True, kw_only=True):
@@ -110,11 +116,18 @@ class Ingest(Struct, frozen=True, kw_only=True):
         self.tally.total_bytes += size
         self.tally.files += len(files)
         self.tally.read_bytes += size if read else 0
+        self._tell()
+
+    def _tell(self) -> None:
         self.progress(self.tally)
+
+    @property
+    def _threads(self) -> int:
+        return REMOTE_THREADS if self.session.store.place.remote else THREADS
 
     def _upload_pack(self, digest: Digest, size: int, body: LocalFile) -> BlobKey:
         self.tally.stored_bytes += size
-        key = self.session.upload(digest, size, body)
+        key = self.session.upload_later(digest, size, body)
         self.session.pack_bytes[str(key)] = size
         return key
 
@@ -131,20 +144,21 @@ class Ingest(Struct, frozen=True, kw_only=True):
         tiny = goes_inline(file.bytes for file in files)
         pending: dict[str, Pending] = {}
         packed: list[StateFile] = []
-        for read in each(_batches(files), lambda batch: self._read(root, batch), threads=1):
-            for file, data, digest, packed_data in read:
-                stored = self._known(file, digest, role)
-                if stored is None:
-                    self.tally.added_bytes += len(data)
-                    stored = self._state_file(file, digest, Inline(data if tiny(len(data)) else b""), role)
-                if isinstance(stored.place, Inline) and not (tiny(len(data)) and self._room_inline(len(data))):
-                    packed.append(stored)
-                    if digest not in pending:
-                        pending[digest] = packer.add_stored(
-                            data if packed_data is None else packed_data, compressed=packed_data is not None
-                        )
-                found[file.name] = stored
-            self._count([found[file.name] for file, *_ in read], read=True)
+        with closing(each(_batches(files), lambda batch: self._read(root, batch), threads=1)) as batches:
+            for read in batches:
+                for file, data, digest, packed_data in read:
+                    stored = self._known(file, digest, role)
+                    if stored is None:
+                        self.tally.added_bytes += len(data)
+                        stored = self._state_file(file, digest, Inline(data if tiny(len(data)) else b""), role)
+                    if isinstance(stored.place, Inline) and not (tiny(len(data)) and self._room_inline(len(data))):
+                        packed.append(stored)
+                        if digest not in pending:
+                            pending[digest] = packer.add_stored(
+                                data if packed_data is None else packed_data, compressed=packed_data is not None
+                            )
+                    found[file.name] = stored
+                self._count([found[file.name] for file, *_ in read], read=True)
         for stored in outgrown:
             assert isinstance(stored.place, Inline)
             packed.append(stored)
@@ -171,15 +185,18 @@ class Ingest(Struct, frozen=True, kw_only=True):
         """Large files that never change: each a blob, or where it shrinks to less than 1 MiB a slice of a pack."""
         packed: list[StateFile] = []
         pending: dict[str, Pending] = {}
-        for stored, stored_bytes, shrunk_data in each(files, lambda file: self._whole(root, file, role)):
-            found[stored.name] = stored
-            if shrunk_data is not None:
-                packed.append(stored)
-                if stored.digest not in pending:
-                    pending[stored.digest] = packer.add_stored(shrunk_data, compressed=True)
-            self.tally.stored_bytes += stored_bytes
-            self.tally.added_bytes += stored.bytes if stored.first_stored_in == self.checkpoint else 0
-            self._count([stored], read=True)
+        work = each(files, lambda file: self._whole(root, file, role), threads=self._threads, tick=self._tell)
+        with closing(work) as wholes:
+            for stored, stored_bytes, shrunk_data in wholes:
+                found[stored.name] = stored
+                if shrunk_data is not None:
+                    packed.append(stored)
+                    if stored.digest not in pending:
+                        pending[stored.digest] = packer.add_stored(shrunk_data, compressed=True)
+                self.tally.stored_bytes += stored_bytes
+                self.tally.added_bytes += stored.bytes if stored.first_stored_in == self.checkpoint else 0
+                self.tally.moving.add(-stored.bytes)
+                self._count([stored], read=True)
         packer.close()
         for stored in packed:
             found[stored.name] = msgspec.structs.replace(stored, place=pending[stored.digest].place)
@@ -188,24 +205,33 @@ class Ingest(Struct, frozen=True, kw_only=True):
     def _whole(self, root: Path, file: SourceFile, role: Role) -> tuple[StateFile, int, bytes | None]:
         """The file in a blob of its own and what that took, or its compressed bytes. Runs in several threads."""
         scratch = self.session.scratch()
+        portion = Portion(self.tally.moving, file.bytes, stages=2 if self.session.store.place.remote else 1)
         try:
-            with opened(root, file) as descriptor:
-                linked = self.link and self._share(root, file, descriptor, scratch)
-                shrink = not linked and probe(descriptor, file.bytes)
-                if linked:
-                    with scratch.open("rb", buffering=0) as shared:
-                        digest = stored_digest = digest_of(shared, self.session.store.hash)
-                    stored_bytes = file.bytes
-                else:
-                    digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, shrink=shrink)
-            known = self._known(file, digest, role)
-            if known is not None:
-                return known, 0, None
-            if stored_bytes < SMALL_BYTES and file.bytes <= PACK_BYTES:
-                return self._state_file(file, digest, Inline(b""), role), 0, scratch.read_bytes()
-            key = self.session.upload(stored_digest, stored_bytes, LocalFile(scratch))
+            return self._in_a_blob(root, file, role, scratch, portion)
         finally:
             scratch.unlink(missing_ok=True)
+            portion.end()
+
+    def _in_a_blob(
+        self, root: Path, file: SourceFile, role: Role, scratch: Path, portion: Portion
+    ) -> tuple[StateFile, int, bytes | None]:
+        was_read = portion.stage(file.bytes)
+        with opened(root, file) as descriptor:
+            linked = self.link and self._share(root, file, descriptor, scratch)
+            shrink = not linked and probe(descriptor, file.bytes)
+            if linked:
+                with scratch.open("rb", buffering=0) as shared:
+                    digest = stored_digest = digest_of(shared, self.session.store.hash)
+                stored_bytes = file.bytes
+            else:
+                digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, was_read, shrink=shrink)
+        known = self._known(file, digest, role)
+        if known is not None:
+            return known, 0, None
+        if stored_bytes < SMALL_BYTES and file.bytes <= PACK_BYTES:
+            return self._state_file(file, digest, Inline(b""), role), 0, scratch.read_bytes()
+        body = LocalFile(scratch, sent=portion.stage(stored_bytes))
+        key = self.session.upload(stored_digest, stored_bytes, body)
         place = Whole(key.era, "zstd", stored_digest, stored_bytes) if shrink else Whole(key.era)
         stored = self._state_file(file, digest, place, role)
         self.session.remember(stored)
@@ -220,13 +246,16 @@ class Ingest(Struct, frozen=True, kw_only=True):
             raise changed(f"{root}/{file.name}")  # replaced between opening and linking
         return True
 
-    def _spool(self, descriptor: int, scratch: Path, *, shrink: bool) -> tuple[Digest, Digest, int]:
+    def _spool(
+        self, descriptor: int, scratch: Path, was_read: Callable[[int], None], *, shrink: bool
+    ) -> tuple[Digest, Digest, int]:
         """The file is in `scratch`; the digest of its content, and digest and size of what was written."""
         plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
         size = 0
         with told(scratch), scratch.open("xb", buffering=0) as target:
             packer = compressor().compressobj(size=os.fstat(descriptor).st_size) if shrink else None
             for chunk in read_chunks(descriptor):
+                was_read(len(chunk))
                 plain.update(chunk)
                 data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)
                 if packer is not None:
@@ -257,7 +286,8 @@ class Ingest(Struct, frozen=True, kw_only=True):
             with opened(root, file) as descriptor:
                 shrink = probe(descriptor, file.bytes)
                 whole = self.session.store.hash.hasher()
-                block_file = writer.add(_hashed_ahead(descriptor, file.bytes, whole), old, whole, compress=shrink)
+                chunks = self._counted(_hashed_ahead(descriptor, file.bytes, whole))
+                block_file = writer.add(chunks, old, whole, compress=shrink)
             written.append((file, block_file))
             self.tally.added_bytes += block_file.added_bytes
             self.tally.read_bytes += file.bytes
@@ -265,7 +295,14 @@ class Ingest(Struct, frozen=True, kw_only=True):
         for file, block_file in written:
             known = self._known(file, block_file.digest, role)
             found[file.name] = known or self._state_file(file, block_file.digest, block_file.place(), role)
+            self.tally.moving.add(-file.bytes)
             self._count([found[file.name]])
+
+    def _counted(self, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+        for chunk in chunks:
+            self.tally.moving.add(len(chunk))
+            self._tell()
+            yield chunk
 
     def _known(self, file: SourceFile, digest: Digest, role: Role) -> StateFile | None:
         known = self.session.find(digest)
@@ -295,9 +332,10 @@ def _hashed_ahead(descriptor: int, size: int, whole: Hasher) -> Iterator[memoryv
             whole.update(chunk)
         return chunk
 
-    for chunk in each(range(-(-size // CHUNK_BYTES) + 1), read, threads=1):
-        if chunk is not None:
-            yield chunk
+    with closing(each(range(-(-size // CHUNK_BYTES) + 1), read, threads=1)) as chunks:
+        for chunk in chunks:
+            if chunk is not None:
+                yield chunk
 
 
 def _stamp(file: SourceFile) -> str:

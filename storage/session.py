@@ -28,6 +28,9 @@ from storage.edits import BelowFloorError, Proof, ReuseLostError, commit, open_a
 from storage.head import MAX_TRIES, swap_head
 from storage.pins import SYNC_FAILED, Pin, PinRecord
 from storage.store import Store, encode_manifest
+from storage.transfer import Later
+
+RESUME_BYTES = 8 << 20  # from here on asking whether it is there costs less than sending it for nothing
 
 Plan = Callable[["Session"], Manifest]
 Rewriting = Callable[["Session"], Iterable[tuple[str, Manifest]]]  # key of a root's manifest, and what replaces it
@@ -69,6 +72,7 @@ class Session:
         self._rewrites: frozenset[str] = frozenset()
         self._numbers = itertools.count()
         self._based = based
+        self._later = Later()
         self._rebase()
 
     # What a plan may use.
@@ -78,9 +82,13 @@ class Session:
         return self.store.place.scratch / f"{self.txid}.{next(self._numbers)}"
 
     def upload(self, digest: Digest, size: int, body: Body) -> BlobKey:
-        """The blob is confirmed in this session's era. Safe to call from several threads."""
+        """The blob is confirmed in this session's era. Safe to call from several threads.
+
+        What a session that died has sent to a place far away is not sent again.
+        """
         key = BlobKey(digest, self.era)
-        if key in self._confirmed:
+        sent = isinstance(body, LocalFile) and size >= RESUME_BYTES and self.confirm(digest, size) is not None
+        if sent or key in self._confirmed:
             if isinstance(body, LocalFile):
                 body.path.unlink()
         else:
@@ -88,6 +96,14 @@ class Session:
             self._confirmed[key] = size
         self._own_eras.add(self.era)
         return key
+
+    def upload_later(self, digest: Digest, size: int, body: Body) -> BlobKey:
+        """As `upload`, but to a place far away it may happen meanwhile; before the commit it has happened."""
+        if self.store.place.remote:
+            self._later.add(lambda: self.upload(digest, size, body))
+        else:
+            self.upload(digest, size, body)
+        return BlobKey(digest, self.era)
 
     def confirm(self, digest: Digest, size: int) -> BlobKey | None:
         """The blob's key where it lies in this session's era already, whoever left it there: it is confirmed now.
@@ -167,6 +183,8 @@ class Session:
                     if not self._overtaken():
                         raise
                     trouble = error
+                finally:
+                    self._later.end()
         except SyncFailedError:
             # What was linked by now may be lost however it reads, so it must not count as confirmed to anyone.
             self._distrust()
@@ -180,6 +198,7 @@ class Session:
         stored = encode_manifest(manifest)
         key = BlobKey(self.store.hash.digest(stored), self.era)
         # Order (I1): every blob is durable by now; the manifest before HEAD names it.
+        self._later.wait()
         self._put_manifest(key, stored)
         entry = entry_of(manifest, key, len(stored))
         borrowed = {self._base_entry.manifest} if self._borrows and self._base_entry is not None else set()
@@ -196,6 +215,7 @@ class Session:
         for old, manifest in plan(self):
             stored = encode_manifest(manifest)
             key = BlobKey(self.store.hash.digest(stored), self.era)
+            self._later.wait()
             self._put_manifest(key, stored)
             if str(key) != old:  # else it was gone, and is back under its own name
                 changed[old] = (key, len(stored))

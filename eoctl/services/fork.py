@@ -129,6 +129,7 @@ def copy_snapshot(
             original=Original(
                 blobs=Blobs(source.backend, snapshot.pipeline, source.hash),
                 manifest=manifest,
+                remote=source.place.remote,
                 on_server=_on_server(source, target),
             ),
             properties={COPY_OF: original},

@@ -119,6 +119,7 @@ def _restore(
         extraction = Extraction(
             blobs=Blobs(store.backend, resolved.pipeline, store.hash),
             link=link,
+            remote=store.place.remote,
             progress=lambda done: progress(done, total),
         )
         restored = []

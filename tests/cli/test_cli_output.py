@@ -217,7 +217,16 @@ def test_progress_is_events_with_jsonl_and_nothing_in_a_pipe(orders: CommandLine
     events = [json.loads(line) for line in done.err.splitlines()]
     assert events
     assert {tuple(event) for event in events} == {
-        ("schema", "command", "files", "done_bytes", "total_bytes", "seconds")
+        (
+            "schema",
+            "command",
+            "files",
+            "done_bytes",
+            "total_bytes",
+            "seconds",
+            "bytes_per_second",
+            "left_seconds",
+        )
     }
     assert {event["schema"] for event in events} == {"eoctl.progress/1"}
     assert events[-1]["done_bytes"] == events[-1]["total_bytes"] == 8_000_020
