@@ -5,7 +5,10 @@ Shared options may stand before or after the command; the last one counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from eoctl.cli.output import Form, Output
 from eoctl.cli.settings import ChosenStore, Environment, choose_store
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from storage.store import Store
 
 _TOKEN_LENGTH = 12
+
+Answer = TypeVar("Answer")
 
 
 class Invocation:
@@ -77,24 +82,58 @@ class Invocation:
             self.out.notice(f"{chosen.url} ({chosen.origin})", "store")
         from storage.backends.urls import open_place  # noqa: PLC0415  (start-up)
 
-        return open_place(chosen.url, self.ambient.new_id()[:_TOKEN_LENGTH])
+        records = self.environment.cache_home / "eoctl" / "endpoints"
+        return open_place(chosen.url, self.ambient.new_id()[:_TOKEN_LENGTH], records)
 
     def open_store(self) -> Store:
         """The store; the embedded default is made on first use, with a notice.
 
         Raises: UsageError, StoreNotFoundError, CorruptError, UnsupportedError.
         """
+        chosen = self.choose()
+        return self._opened(chosen, self.place(chosen))
+
+    def look(self, ask: Callable[[Store], Answer], *, at_head: bool) -> tuple[Store, Answer]:
+        """The store, and what `ask` reads there.
+
+        If that is `at_head`, a HEAD and no more, a store far away that this host knows is not opened first.
+        Raises: as `open_store`; what `ask` raises.
+        """
+        from formats.errors import CorruptError, SnapshotNotFoundError  # noqa: PLC0415  (start-up)
+
+        chosen = self.choose()
+        place = self.place(chosen)
+        if place.remote and at_head:
+            from storage.known_stores import recalled  # noqa: PLC0415  (start-up)
+
+            known = recalled(self._known_stores, place, self.ambient)
+            if known is not None:
+                # Perhaps there is another store now: then HEAD says so, or there is none.
+                with contextlib.suppress(CorruptError, SnapshotNotFoundError):
+                    return known, ask(known)
+        store = self._opened(chosen, place)
+        return store, ask(store)
+
+    @property
+    def _known_stores(self) -> Path:
+        return self.environment.cache_home / "eoctl" / "stores"
+
+    def _opened(self, chosen: ChosenStore, place: Place) -> Store:
         from formats.errors import ConflictError, StoreNotFoundError  # noqa: PLC0415  (start-up)
         from formats.ids import HashAlgorithm  # noqa: PLC0415  (start-up)
         from storage.store import init_store, open_store  # noqa: PLC0415  (start-up)
 
-        chosen = self.choose()
-        place = self.place(chosen)
         try:
-            return open_store(place, self.ambient)
+            store = open_store(place, self.ambient)
         except StoreNotFoundError:
             if not chosen.embedded:
                 raise
+        else:
+            if place.remote:
+                from storage.known_stores import remember  # noqa: PLC0415  (start-up)
+
+                remember(self._known_stores, store)
+            return store
         try:
             store = init_store(place, HashAlgorithm.BLAKE3, self.ambient)
         except ConflictError:

@@ -113,7 +113,15 @@ ADDRESSES = (
 )
 PIPELINES = ("", ".", "..", "a/b", "A", "con", "latest", "a" * 64, "a\n", "\u00e4", "-a", "a\0")
 TAGS = ("", "two words", "x" * 129, "-a", "a\n", "\u00e4", "a\0")
-URLS = ("", "ftp://host/x", "s3://bucket", "file://host/x", "http://user:secret@host/x", "file:///x?y=1")
+URLS = (
+    "",
+    "ftp://host/x",
+    "s3://b",
+    "s3://bucket/p?aws_secret=x",
+    "file://host/x",
+    "http://user:secret@host/x",
+    "file:///x?y=1",
+)
 
 
 def _cases() -> Iterator[Case]:

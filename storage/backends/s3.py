@@ -1,0 +1,316 @@
+"""A bucket on S3 or a server like it: atomic by conditional requests, settled by reading back.
+
+The rules it keeps, which docs/protocol.md builds on:
+
+- `create` is a PUT that is refused where a value is (`If-None-Match: *`), with a checksum that the server checks. It is
+  sent again after a lost reply; a refusal is then held against what lies there.
+- `swap` is one PUT that is refused unless HEAD is the expected one (`If-Match`), sent once. The ETag of a condition
+  comes from the very response that gave the expected bytes, or from the swap that wrote them.
+- Nothing is written before the endpoint has shown that it keeps these conditions.
+
+It leaves to others: what keys mean, whether bytes are the right ones, what becomes of a swap of unknown outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from formats.errors import AccessDeniedError, EoctlError, NoSpaceError, OutcomeUnknownError, UnavailableError
+from storage.backend import (
+    Body,
+    CopyOf,
+    Folder,
+    Found,
+    Key,
+    KeyAbsentError,
+    LocalFile,
+    Place,
+    Reach,
+    Unfinished,
+    Version,
+    VersionMismatchError,
+    is_key,
+    version_of,
+)
+from storage.backends.s3_client import BAD_WAY, Limits, Reply, S3Client, Span
+from storage.backends.s3_errors import UploadAbsentError, failure
+from storage.backends.s3_probe import SafetyProbe
+from storage.backends.s3_reader import open_reader
+from storage.backends.s3_upload import PART_BYTES, copy_parts, source_of, upload_parts
+from storage.backends.s3_url import Location, parse_location
+from storage.backends.scratch import scratch_directory
+from storage.os_errors import told
+
+SINGLE_BYTES = 64 << 20  # more goes in parts
+COPY_BYTES = 5 << 30  # more is copied in parts
+BATCH = 1000
+COMPARED_BYTES = PART_BYTES  # what is read back at most where the server shows no checksum
+_TOO_LARGE = ("EntityTooLarge", "InvalidRequest", "InvalidArgument")
+
+
+def s3_place(url: str, token: str, records: Path | None = None, limits: Limits | None = None) -> Place:
+    """The place at `url`; nothing is asked yet. `records`: where it is kept that an endpoint keeps conditions.
+
+    Raises: UsageError.
+    """
+    backend = S3Backend(parse_location(url), token, records, limits or Limits())
+    return Place(
+        url=url,
+        backend=backend,
+        scratch=scratch_directory(),
+        make_folders=lambda _: None,
+        check=lambda _: backend.probe.again(),
+        remote=True,
+    )
+
+
+class S3Backend:
+    """The six verbs below the prefix of a bucket. `token` makes this process's temporary names its own."""
+
+    def __init__(self, location: Location, token: str, records: Path | None, limits: Limits) -> None:
+        self._s3 = S3Client(location, limits)
+        self.probe = SafetyProbe(self._s3, token, records)
+        self._etags: dict[str, tuple[Version, str]] = {}  # of swappable values, as last read or written
+
+    def stat(self, key: Key) -> Found | None:
+        try:
+            reply = self._s3.ask("HeadObject", key, Key=self._s3.name(key.path))
+        except KeyAbsentError:
+            return None
+        return Found(key, int(reply["ContentLength"]), _moment(reply))
+
+    def open(self, key: Key, start: int = 0, length: int | None = None) -> BinaryIO:
+        if key.swappable and start == 0 and length is None:
+            return io.BytesIO(self._read_swappable(key)[0])
+        return cast("BinaryIO", open_reader(self._s3, key, start, length))
+
+    def create(self, key: Key, body: Body) -> bool:
+        self.probe.ensure()
+        match body:
+            case CopyOf(key=source):
+                return self._copy(key, source)
+            case LocalFile(path=path):
+                try:
+                    with told(path), open(path, "rb", buffering=0) as file:
+                        return self._create(key, file.fileno(), os.fstat(file.fileno()).st_size)
+                finally:
+                    path.unlink(missing_ok=True)
+            case _:
+                return self._create(key, body, len(body))
+
+    def swap(self, key: Key, body: bytes, expected: Version) -> None:
+        self.probe.ensure()
+        known = self._etags.get(key.path)
+        if known is None or known[0] != expected:
+            data, etag = self._read_swappable(key)
+            if version_of(data) != expected:
+                raise VersionMismatchError(f"{key} has changed")
+        else:
+            etag = known[1]
+        reply = self._put(key, body, len(body), IfMatch=etag)
+        self._etags[key.path] = version_of(body), reply["ETag"]
+
+    def list(self, prefix: Key, *, reach: Reach = Reach.ALL) -> Iterator[Found | Folder | Unfinished]:
+        match reach:
+            case Reach.ALL:
+                yield from _in_order(self._found(prefix), len(prefix.path) + 1)
+            case Reach.FOLDERS:
+                yield from sorted(self._folders(prefix), key=lambda folder: f"{folder.key}/")
+            case Reach.UNFINISHED:
+                yield from sorted(self._unfinished(), key=lambda unfinished: (unfinished.key, unfinished.token))
+
+    def delete(self, keys: Iterable[Key | Unfinished]) -> None:
+        rest = iter(keys)
+        while batch := list(islice(rest, BATCH)):
+            self._delete([key for key in batch if isinstance(key, Key)])
+            for key in batch:
+                if isinstance(key, Unfinished):
+                    with contextlib.suppress(UploadAbsentError):
+                        name = self._s3.name(key.key.path)
+                        self._s3.ask("AbortMultipartUpload", key.key, Key=name, UploadId=key.token)
+
+    def _read_swappable(self, key: Key) -> tuple[bytes, str]:
+        """Bytes and ETag of one response."""
+        for number in range(self._s3.limits.attempts):
+            reply = self._s3.ask("GetObject", key, Key=self._s3.name(key.path))
+            try:
+                with contextlib.closing(reply["Body"]) as body:
+                    data: bytes = body.read()
+            except BAD_WAY as error:
+                if number + 1 == self._s3.limits.attempts:
+                    raise failure(error, "GetObject", key.path, self._s3.location, sent_once=False) from error
+                self._s3.limits.pause(number)
+                continue
+            self._etags[key.path] = version_of(data), reply["ETag"]
+            return data, reply["ETag"]
+        raise AssertionError("no attempts")
+
+    def _put(self, key: Key, source: bytes | int, size: int, **condition: str) -> Reply:
+        """One request. Raises: VersionMismatchError where the condition does not hold."""
+        span = Span(source, 0, size)
+        body = source if isinstance(source, bytes) else span
+        return self._s3.send(
+            "PutObject",
+            key,
+            Key=self._s3.name(key.path),
+            Body=body,
+            ContentLength=size,
+            ChecksumCRC32=span.crc32(),
+            **condition,
+        )
+
+    def _create(self, key: Key, source: bytes | int, size: int) -> bool:
+        if size > SINGLE_BYTES:
+            return upload_parts(self._s3, key, source, size)
+        return self._once(
+            key,
+            lambda: self._put(key, source, size, IfNoneMatch="*"),
+            lambda: self._is_there(key, source, size),
+        )
+
+    def _copy(self, key: Key, source: Key) -> bool:
+        name = self._s3.name(key.path)
+
+        def copy() -> None:
+            try:
+                self._s3.send("CopyObject", source, Key=name, CopySource=source_of(self._s3, source), IfNoneMatch="*")
+            except UnavailableError as error:
+                if not any(code in error.message for code in _TOO_LARGE):
+                    raise
+                raise _TooLargeForCopyError from error
+
+        try:
+            return self._once(key, copy, lambda: False)
+        except _TooLargeForCopyError:
+            found = self.stat(source)
+            if found is None:
+                raise KeyAbsentError(f"there is no {source}") from None
+            return copy_parts(self._s3, key, source, found.bytes)
+
+    def _once(self, key: Key, write: Callable[[], object], is_ours: Callable[[], bool]) -> bool:
+        """True: `write` has made the value, False: some value was there.
+
+        Sent again after an unknown outcome, under the same condition: then a refusal may be the answer to ourselves.
+        """
+        uncertain = False
+        last: EoctlError | None = None
+        for number in range(self._s3.limits.attempts):
+            if number:
+                self._s3.limits.pause(number - 1)
+            try:
+                write()
+            except VersionMismatchError:
+                return uncertain and is_ours()
+            except (OutcomeUnknownError, UnavailableError) as error:
+                uncertain = uncertain or isinstance(error, OutcomeUnknownError)
+                last = error
+                if isinstance(error, NoSpaceError):
+                    break
+            except AccessDeniedError as error:
+                last = error
+                break
+            else:
+                return True
+        assert last is not None
+        if uncertain and not isinstance(last, OutcomeUnknownError):
+            raise OutcomeUnknownError(f"whether {key} was written is not known: {last.message}") from last
+        raise last
+
+    def _is_there(self, key: Key, source: bytes | int, size: int) -> bool:
+        """The value under the key is this one: by its checksum, or byte by byte where the server shows none."""
+        reply = self._s3.ask("HeadObject", key, Key=self._s3.name(key.path), ChecksumMode="ENABLED")
+        if int(reply["ContentLength"]) != size:
+            return False
+        if "ChecksumCRC32" in reply and reply.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+            return bool(reply["ChecksumCRC32"] == Span(source, 0, size).crc32())
+        if size > COMPARED_BYTES:
+            return False
+        with self.open(key, 0, size) as file:
+            return file.read() == b"".join(map(bytes, Span(source, 0, size).pieces()))
+
+    def _pages(self, operation: str, prefix: str, after: tuple[str, ...], **parameters: object) -> Iterator[Reply]:
+        """All pages. `after`: what the next request is told, under the name that the answer gives it with `Next`."""
+        going_on: dict[str, object] = {}
+        while True:
+            reply = self._s3.ask(operation, prefix or "the bucket", Prefix=prefix, **parameters, **going_on)
+            yield reply
+            if not reply.get("IsTruncated"):
+                return
+            going_on = {name: reply[f"Next{name}"] for name in after if reply.get(f"Next{name}")}
+
+    def _found(self, prefix: Key) -> Iterator[Found]:
+        for page in self._pages("ListObjectsV2", f"{self._s3.name(prefix.path)}/", ("ContinuationToken",)):
+            for item in page.get("Contents", ()):
+                path = self._s3.path(item["Key"])
+                if is_key(path):  # others are nobody's business
+                    yield Found(Key(path), int(item["Size"]), _moment(item))
+
+    def _folders(self, prefix: Key) -> Iterator[Folder]:
+        start = f"{self._s3.name(prefix.path)}/"
+        for page in self._pages("ListObjectsV2", start, ("ContinuationToken",), Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                path = self._s3.path(item["Prefix"]).removesuffix("/")
+                if is_key(path):
+                    yield Folder(Key(path))
+
+    def _unfinished(self) -> Iterator[Unfinished]:
+        start = self._s3.name("")
+        for page in self._pages("ListMultipartUploads", start, ("KeyMarker", "UploadIdMarker")):
+            for item in page.get("Uploads", ()):
+                path = self._s3.path(item["Key"])
+                if is_key(path):
+                    yield Unfinished(Key(path), item["UploadId"])
+
+    def _delete(self, keys: Sequence[Key]) -> None:
+        """Gone, all of them; what the server failed to delete for a reason that passes is tried again."""
+        for number in range(self._s3.limits.attempts):
+            if not keys:
+                return
+            if number:
+                self._s3.limits.pause(number - 1)
+            wanted = {"Objects": [{"Key": self._s3.name(key.path)} for key in keys], "Quiet": True}
+            reply = self._s3.ask("DeleteObjects", f"{len(keys)} keys", Delete=wanted)
+            faults = [fault for fault in reply.get("Errors", ()) if fault.get("Code") != "NoSuchKey"]
+            keys = [Key(self._s3.path(fault["Key"])) for fault in faults]
+            if any(fault.get("Code") in {"AccessDenied", "MethodNotAllowed"} for fault in faults):
+                break
+        if keys:
+            said = f"{faults[0].get('Code')}: {faults[0].get('Message')}"
+            kind = AccessDeniedError if said.startswith("AccessDenied") else UnavailableError
+            raise kind(
+                f"{len(keys)} keys could not be deleted, {keys[0]} for one: {said}",
+                hint="the credentials need s3:DeleteObject" if kind is AccessDeniedError else "run the command again",
+            )
+
+
+class _TooLargeForCopyError(Exception):
+    """One request cannot copy so much."""
+
+
+def _moment(reply: Reply) -> float:
+    """Whole seconds: a listing tells more of them than a look at one value."""
+    return float(int(reply["LastModified"].timestamp()))
+
+
+def _in_order(found: Iterator[Found], start: int) -> Iterator[Found]:
+    """Sorted by key, though some servers list folder by folder: `a/x` before `a-b/x`.
+
+    `start`: where the names below the prefix begin. What belongs together is held back, one folder at most.
+    """
+    group: list[Found] = []
+    root = ""
+    for item in found:
+        name = item.key.path[start:].partition("/")[0]
+        if group and name != root and not name.startswith((f"{root}-", f"{root}.")):
+            yield from sorted(group, key=lambda one: one.key)
+            group = []
+        if not group:
+            root = name
+        group.append(item)
+    yield from sorted(group, key=lambda one: one.key)

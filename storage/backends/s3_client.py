@@ -1,0 +1,178 @@
+"""Requests to one bucket: signed, bounded in time, each failure told as ours.
+
+Two clients of boto3's core: one repeats what may be repeated (adaptive: it slows down when told to), the other sends
+once, for writes whose repetition must be settled by whoever knows what they mean. Imported only where S3 is used.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias
+
+import botocore.session
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from msgspec import Struct
+
+from storage.backends.s3_errors import failure
+from storage.backends.s3_url import Location
+
+PIECE_BYTES = 1 << 20
+CONNECTIONS = 32
+BAD_WAY = (BotoCoreError, ClientError, HTTPClientError, OSError)  # what a request can end in, or reading its answer
+_ENCRYPTED = {"CopyObject", "CreateMultipartUpload", "PutObject"}
+
+Reply: TypeAlias = dict[str, Any]
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How long and how often. `wait`: returns after that many seconds."""
+
+    connect_seconds: float = 5
+    read_seconds: float = 60
+    attempts: int = 5
+    wait: Callable[[float], None] = time.sleep
+
+    def pause(self, number: int) -> None:
+        """Before try `number` + 2: doubling from 0.1 s, at most 5 s."""
+        self.wait(min(5.0, 0.1 * float(2**number)))
+
+
+class Client(Protocol):
+    """A client of boto3's core: its operations are methods."""
+
+    def __getattr__(self, operation: str) -> Callable[..., Reply]: ...
+
+
+class S3Client:
+    """Requests about `location`; thread-safe. Nothing is connected before the first one."""
+
+    def __init__(self, location: Location, limits: Limits) -> None:
+        self.location = location
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._clients: dict[int, Client] = {}
+        self._common = {"Bucket": location.bucket}
+        if location.request_payer:
+            self._common["RequestPayer"] = location.request_payer
+        self._encryption: dict[str, str] = {}
+        if location.sse:
+            self._encryption["ServerSideEncryption"] = location.sse
+        if location.sse_kms_key_id:
+            self._encryption["SSEKMSKeyId"] = location.sse_kms_key_id
+
+    def ask(self, operation: str, what: object, **parameters: object) -> Reply:
+        """The answer to a request that may be repeated.
+
+        Raises: KeyAbsentError, UnavailableError and whatever else `failure` says.
+        """
+        return self._request(operation, what, parameters, attempts=self.limits.attempts)
+
+    def send(self, operation: str, what: object, **parameters: object) -> Reply:
+        """The answer to a write that was sent once.
+
+        Raises: as `ask`, and OutcomeUnknownError.
+        """
+        return self._request(operation, what, parameters, attempts=1)
+
+    def name(self, path: str) -> str:
+        """The name in the bucket of what is `path` in the store."""
+        return f"{self.location.prefix}/{path}" if self.location.prefix else path
+
+    def path(self, name: str) -> str:
+        """The other way round."""
+        return name[len(self.location.prefix) + 1 :] if self.location.prefix else name
+
+    def _request(self, operation: str, what: object, parameters: Reply, *, attempts: int) -> Reply:
+        encryption = self._encryption if operation in _ENCRYPTED else {}
+        try:
+            act = getattr(self._client(attempts), xform_name(operation))
+            reply: Reply = act(**(self._common | encryption | parameters))
+        except BAD_WAY as error:
+            raise failure(error, operation, str(what), self.location, sent_once=attempts == 1) from error
+        return reply
+
+    def _client(self, attempts: int) -> Client:
+        with self._lock:
+            if attempts not in self._clients:
+                self._clients[attempts] = make_client(self.location, self.limits, attempts)
+            return self._clients[attempts]
+
+
+def make_client(location: Location, limits: Limits, attempts: int) -> Client:
+    """A client of boto3's core with our time-outs. A body has a CRC and is not signed: one pass over it, not two."""
+    addressing = {"": "auto", "true": "path", "false": "virtual"}[location.path_style]
+    config = Config(
+        connect_timeout=limits.connect_seconds,
+        read_timeout=limits.read_seconds,
+        retries={"mode": "adaptive" if attempts > 1 else "standard", "total_max_attempts": attempts},
+        max_pool_connections=CONNECTIONS,
+        tcp_keepalive=True,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"payload_signing_enabled": False, "addressing_style": addressing},
+    )
+    client: Client = botocore.session.Session().create_client(
+        "s3", region_name=location.region or None, endpoint_url=location.endpoint_url or None, config=config
+    )
+    return client
+
+
+class Span:
+    """Bytes in memory, or a range of an open file, as they are sent: in pieces of 1 MiB, however few are asked for.
+
+    After `stop` no piece is given any more, so that a request under way ends.
+    """
+
+    def __init__(self, source: bytes | memoryview | int, start: int, length: int) -> None:
+        self._source = memoryview(source)[start : start + length] if not isinstance(source, int) else source
+        self._start = start
+        self._length = length
+        self._at = 0
+        self._stopped = False
+        self._buffer = memoryview(bytearray(min(length, PIECE_BYTES))) if isinstance(source, int) else memoryview(b"")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, _: int = -1) -> memoryview:
+        if self._stopped:
+            raise OSError("stopped")
+        size = min(PIECE_BYTES, self._length - self._at)
+        if isinstance(self._source, int):
+            size = os.preadv(self._source, [self._buffer[:size]], self._start + self._at) if size else 0
+            piece = self._buffer[:size]
+        else:
+            piece = self._source[self._at : self._at + size]
+        self._at += size
+        return piece
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._length)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def pieces(self) -> Iterator[memoryview]:
+        """All of them; at the beginning again afterwards."""
+        self._at = 0
+        while len(piece := self.read()):
+            yield piece
+        self._at = 0
+
+    def crc32(self) -> str:
+        """The checksum that goes with the request, so that the server checks what arrives."""
+        crc = 0
+        for piece in self.pieces():
+            crc = zlib.crc32(piece, crc)
+        return base64.b64encode(crc.to_bytes(4, "big")).decode()

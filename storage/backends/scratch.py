@@ -1,0 +1,45 @@
+"""A directory of this process for files on their way to a store that is not on this host.
+
+It is gone at the end of the process. What a killed process left is removed by the next one that makes such a
+directory: nobody holds its lock any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_PREFIX = "eoctl-scratch-"
+
+
+def scratch_directory() -> Path:
+    """A new, empty directory that nobody else can look into; of the process that asks, not of its children."""
+    _clear_leftovers(Path(tempfile.gettempdir()))
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    atexit.register(_remove, path, lock, os.getpid())
+    return path
+
+
+def _remove(path: Path, lock: int, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _clear_leftovers(parent: Path) -> None:
+    for leftover in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if os.fstat(descriptor).st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(descriptor)
