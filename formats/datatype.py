@@ -21,6 +21,7 @@ from formats.errors import InvalidInputError, TooLargeError
 
 MAX_DEPTH = 32
 MAX_TEXT = 1 << 16
+MAX_PADDING = 1 << 10
 
 SIMPLE_NAMES = frozenset(
     {
@@ -287,8 +288,8 @@ class _Parser:
 
     def number(self) -> int:
         word = self.word()
-        if not (word.isascii() and word.isdigit() and len(word) < 10):
-            raise self.error("a number is missing")
+        if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) <= MAX_PADDING):
+            raise self.error(f"a number up to {MAX_PADDING} is missing")
         return int(word)
 
     def peek(self) -> str:

@@ -16,10 +16,10 @@ _NANOS = 1_000_000_000
 _DAY_SECONDS = 86_400
 _ERA_DAYS = 146_097  # 400 years
 _EPOCH_DAY = 719_468  # from 0000-03-01 to 1970-01-01
-_MAX_YEAR = 999_999_999
+_MAX_YEAR = 1_000_000_000
 _MIN_LONG = -(1 << 63)
 _MIN_INT = -(1 << 31)
-_date = re.compile(r"([+-]?\d{4,9})-(\d\d)-(\d\d)")
+_date = re.compile(r"([+-]?\d{4,10})-(\d\d)-(\d\d)")
 _time = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?")
 
 

@@ -133,7 +133,7 @@ def test_simple_values_survive(name) -> None:
         found = decode(Simple(name), data)
         if name in {"instant", "local-time", "local-date-time", "timestamp"}:
             assert encode(Simple(name), found) == data
-            assert found is None or str(found).startswith(str(value).removesuffix("Z")[:19])
+            assert found is None or str(found).startswith(str(value).partition(".")[0].removesuffix("Z"))
         else:
             assert found == value
         assert skip(Simple(name), b"?" + data + b"?", 1) == len(data) + 1
