@@ -68,7 +68,7 @@ def _nobody(_: int) -> None:
 
 
 class LocalFile(Struct, frozen=True):
-    """A file handed over: the backend may link or move it, and it is gone after `create`, unless that failed.
+    """A file handed over: the backend may link or move it, and it is gone after `create`.
 
     `sent` is told how many bytes more are on their way, where that takes its time; what it raises ends the sending.
     """
@@ -94,6 +94,10 @@ class Reach(StrEnum):
 Body: TypeAlias = bytes | LocalFile | CopyOf
 
 
+class StoppedError(BaseException):
+    """Nobody wants this work any more, and nobody sees this error. Not an `Exception`: no library may try again."""
+
+
 class KeyAbsentError(EoctlError):
     """`open` met no value under the key; the caller says what that means."""
 
@@ -104,6 +108,12 @@ class VersionMismatchError(EoctlError):
     """`swap` was refused: the value is not the expected one (or the server says so: see storage/head.py)."""
 
     kind = "version-mismatch"
+
+
+class BusyError(UnavailableError):
+    """The server asks for less: it did nothing now, and says so."""
+
+    kind = "busy"
 
 
 class SyncFailedError(UnavailableError):

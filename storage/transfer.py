@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from storage.backend import StoppedError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,10 +28,6 @@ Result = TypeVar("Result")
 
 _alone = ContextVar("alone", default=False)
 _stopped: ContextVar[threading.Event | None] = ContextVar("stopped", default=None)
-
-
-class StoppedError(Exception):
-    """Whoever wanted this work has gone; nobody sees this error."""
 
 
 class Moving:
@@ -192,3 +190,34 @@ def _result(future: Future[Result], tick: Callable[[], object]) -> Result:
             if future.done():
                 return future.result()  # an error of the work's own, or it has just ended
         tick()
+
+
+class Job(Generic[Result]):
+    """Something that is done in the background."""
+
+    def __init__(self, future: Future[Result]) -> None:
+        self._future = future
+
+    @property
+    def done(self) -> bool:
+        return self._future.done()
+
+    def result(self) -> Result:
+        """What came of it; to be asked once it is done. Raises: what the work raised."""
+        return self._future.result(timeout=0)
+
+
+class Background:
+    """One thread that does what it is given, in order. The giver asks from time to time what is done."""
+
+    def __init__(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (start-up)
+
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="eoctl")
+
+    def submit(self, work: Callable[[], Result]) -> Job[Result]:
+        return Job(self._pool.submit(work))
+
+    def close(self) -> None:
+        """What was begun is done, what was not begun will not be."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -45,6 +45,7 @@ EXIT_CODES = (
         16,
         (
             "unavailable",
+            "busy",
             "source-changed",
             "no-space",
             "sync-failed",

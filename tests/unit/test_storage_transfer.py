@@ -15,11 +15,11 @@ from formats.errors import UnavailableError
 from formats.ids import BlobKey
 from formats.manifest import blobs
 from storage import layout
-from storage.backend import Body, Key, Place
+from storage.backend import Body, Key, Place, StoppedError
 from storage.extract import Extraction
 from storage.session import RESUME_BYTES
 from storage.store import Store
-from storage.transfer import Later, Moving, Portion, StoppedError, each
+from storage.transfer import Later, Moving, Portion, each
 from tests.support.faulty import Call, CountingBackend, Crash, Fault, FaultyBackend
 from tests.support.places import PIPELINE, checkpoint_tree, contents, entry_of, memory_store, opened, write_tree
 from tests.support.stores import MIB, noise
