@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import msgspec
-from hypothesis import event, settings
+from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
@@ -20,13 +20,22 @@ from formats.ids import BlobKey, Era
 from storage import layout
 from storage.backend import Key, Unfinished
 from storage.store import Store
-from tests.properties.test_store_machine import ACTIONS, BETWEEN, CONTENTS, TROUBLE, StoreMachine, Trouble, What, Where
+from tests.properties.test_store_machine import (
+    ACTIONS,
+    BETWEEN,
+    CONTENTS,
+    TROUBLE,
+    StoreMachine,
+    Trouble,
+    What,
+    Where,
+    runs,
+)
 from tests.support.fakes import FakeAmbient
 from tests.support.faulty import Fault, FaultyBackend
 from tests.support.places import PIPELINE, behind, stored_keys
 
 ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
-QUIET = settings(deadline=None, stateful_step_count=30 if ALL else 20)
 HOUR, DAY, YEAR = 3600, 86_400, 365 * 86_400
 CLOCKS = st.sampled_from([0, HOUR, 7 * HOUR, 30 * HOUR, 9 * DAY, YEAR, -YEAR, 900 * YEAR, -900 * YEAR])
 OPTIONS = st.builds(
@@ -51,6 +60,7 @@ class GcMachine(StoreMachine):
         super().__init__()
         self.collectors: list[FaultyBackend] = []
         self.seconds = 0.0
+        self.delete = self.watched.delete
         self.watched.delete = self.deleted_by_the_rule  # type: ignore[method-assign]  # of this one
 
     def deleted_by_the_rule(self, keys: Iterable[Key | Unfinished]) -> None:
@@ -62,7 +72,7 @@ class GcMachine(StoreMachine):
                 blob, manifest = layout.parse_blob(PIPELINE, key), layout.parse_manifest(PIPELINE, key)
                 assert blob is None or (blob.era < self.head.floor and blob not in named), key
                 assert manifest is None or (manifest.era < self.head.floor and manifest not in manifests), key
-        self.watched.inner.delete(wanted)
+        self.delete(wanted)
 
     def collector(self, trouble: Trouble) -> Store:
         store = self.process(trouble)
@@ -136,7 +146,7 @@ class GcMachine(StoreMachine):
         """I4; and no process but gc deletes anything."""
         named, manifests = self.named(self.head)
         assert not self.condemned & ({("o", key) for key in named} | {("m", key) for key in manifests})
-        found = stored_keys(self.truth)
+        found = self.watched.keys()
         floor = self.head.floor
         self.condemned |= {("o", key) for key in found["o"] if key.era < floor and key not in named}
         self.condemned |= {("m", key) for key in found["m"] if key.era < floor and key not in manifests}
@@ -151,6 +161,6 @@ class LocalGcMachine(GcMachine):
 
 
 TestInMemory = GcMachine.TestCase
-TestInMemory.settings = settings(QUIET, max_examples=600 if ALL else 60)
+TestInMemory.settings = runs(600 if ALL else 60)
 TestOnDisk = LocalGcMachine.TestCase
-TestOnDisk.settings = settings(QUIET, max_examples=150 if ALL else 15)
+TestOnDisk.settings = runs(150 if ALL else 15)

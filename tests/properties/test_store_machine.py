@@ -10,6 +10,7 @@ failure replays.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -54,7 +55,16 @@ from tests.support.stores import noise
 from tests.support.sweeper import Sweeper
 
 ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
-QUIET = settings(deadline=None, stateful_step_count=30 if ALL else 20)
+STEPS = int(os.environ.get("EOCTL_TEST_STEPS", "30" if ALL else "20"))
+QUIET = settings(deadline=None, stateful_step_count=STEPS)
+
+
+def runs(number: int) -> settings:
+    """So many runs, or as many as EOCTL_TEST_RUNS says."""
+    return settings(QUIET, max_examples=int(os.environ.get("EOCTL_TEST_RUNS", number)))
+
+
+LOOK_AGAIN = 10  # steps after which everything is read again
 
 LARGE = noise((1 << 20) + 70_000, 9)
 CONTENTS = {
@@ -115,12 +125,13 @@ TROUBLE = st.lists(st.sampled_from([*troubles()]), max_size=3).map(dict)
 
 
 class Watched:
-    """The place itself: notes every value that HEAD ever had, and what was deleted."""
+    """The place itself: notes every value that HEAD ever had, what is there, and what was deleted."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
         self.heads: list[Head] = []
         self.deleted: list[str] = []
+        self.stored: dict[str, tuple[str, BlobKey]] = {}  # by name
 
     def stat(self, key: Key) -> Found | None:
         return self.inner.stat(key)
@@ -132,6 +143,9 @@ class Watched:
         created = self.inner.create(key, body)
         if created and key.path.endswith("/HEAD") and isinstance(body, bytes):
             self.heads.append(decode_head(body))
+        for kind, parsed in (("o", layout.parse_blob(PIPELINE, key)), ("m", layout.parse_manifest(PIPELINE, key))):
+            if created and parsed is not None:
+                self.stored[str(key)] = kind, parsed
         return created
 
     def swap(self, key: Key, body: bytes, expected: Version) -> None:
@@ -145,6 +159,15 @@ class Watched:
         wanted = [*keys]
         self.deleted += [str(key) for key in wanted]
         self.inner.delete(wanted)
+        for key in wanted:
+            self.stored.pop(str(key), None)
+
+    def keys(self) -> dict[str, set[BlobKey]]:
+        """What a listing would show: every blob and manifest, by kind."""
+        found: dict[str, set[BlobKey]] = {"o": set(), "m": set()}
+        for kind, key in self.stored.values():
+            found[kind].add(key)
+        return found
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -170,6 +193,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.reported: dict[int, bool | None] = {}  # by number of the try: success, failure, or unknown
         self.appeared: Counter[int] = Counter()
         self.checked_heads = 0
+        self.looks = itertools.count()
+        self.whole: dict[str, frozenset[str]] = {}  # manifests found whole, and the keys that they stand on
+        self.known: dict[str, frozenset[BlobKey]] = {}  # manifests, and what they name
         self.condemned: set[tuple[str, BlobKey]] = set()
         self.writers.append(opened(self.truth))
 
@@ -422,23 +448,42 @@ class StoreMachine(RuleBasedStateMachine):
         """The blobs and the manifests that the roots of `head` name."""
         named: set[BlobKey] = set()
         for root in roots(head):
-            named |= blobs(self.truth.manifest(head, root)).keys()
+            if root.manifest not in self.known:
+                self.known[root.manifest] = frozenset(blobs(self.truth.manifest(head, root)))
+            named |= self.known[root.manifest]
         return named, {BlobKey.parse(root.manifest) for root in roots(head)}
 
     @invariant()
     def every_root_is_whole_and_what_it_was(self) -> None:
-        """I1, I7."""
-        head = check_roots(self.truth)
+        """I1, I7. What was whole is, until one of its keys is deleted; now and then all is read again."""
+        if next(self.looks) % LOOK_AGAIN == 0:
+            self.whole.clear()
+            self.known.clear()
+            check_roots(self.truth)
+            assert {kind: set(keys) for kind, keys in stored_keys(self.truth).items()} == self.watched.keys()
+        gone = frozenset(self.watched.deleted)
+        self.watched.deleted.clear()
+        self.whole = {manifest: keys for manifest, keys in self.whole.items() if not keys & gone}
+        head = self.truth.head(PIPELINE).head
         assert head == self.head
         for root in {root.manifest: root for root in roots(head)}.values():
-            assert contents(self.truth, root, head) == self.taken[try_of(root)]
+            if root.manifest not in self.whole:
+                named = blobs(self.truth.manifest(head, root))
+                for key, size in named.items():
+                    found = self.truth.backend.stat(layout.blob(PIPELINE, key))
+                    assert found is not None
+                    assert found.bytes == size
+                assert contents(self.truth, root, head) == self.taken[try_of(root)]
+                names = [layout.manifest(PIPELINE, BlobKey.parse(root.manifest))]
+                names += [layout.blob(PIPELINE, key) for key in named]
+                self.whole[root.manifest] = frozenset(map(str, names))
 
     @invariant()
     def what_was_garbage_is_named_by_nobody(self) -> None:
         """I4; and no process but gc deletes anything."""
         named, manifests = self.named(self.head)
         assert not self.condemned & ({("o", key) for key in named} | {("m", key) for key in manifests})
-        found = stored_keys(self.truth)
+        found = self.watched.keys()
         floor = self.head.floor
         self.condemned |= {("o", key) for key in found["o"] if key.era < floor and key not in named}
         self.condemned |= {("m", key) for key in found["m"] if key.era < floor and key not in manifests}
@@ -509,6 +554,6 @@ class LocalStoreMachine(StoreMachine):
 
 
 TestInMemory = StoreMachine.TestCase
-TestInMemory.settings = settings(QUIET, max_examples=1500 if ALL else 100)
+TestInMemory.settings = runs(1500 if ALL else 100)
 TestOnDisk = LocalStoreMachine.TestCase
-TestOnDisk.settings = settings(QUIET, max_examples=500 if ALL else 25)
+TestOnDisk.settings = runs(500 if ALL else 25)
