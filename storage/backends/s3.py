@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,7 @@ from storage.backend import (
     is_key,
     version_of,
 )
+from storage.backends.retrying import Budget, RetryingBackend
 from storage.backends.s3_client import BAD_WAY, Limits, Reply, S3Client, Span
 from storage.backends.s3_errors import UploadAbsentError, failure
 from storage.backends.s3_probe import SafetyProbe
@@ -59,14 +61,18 @@ def s3_place(url: str, token: str, records: Path | None = None, limits: Limits |
 
     Raises: UsageError.
     """
-    backend = S3Backend(parse_location(url), token, records, limits or Limits())
+    limits = limits or Limits()
+    location = parse_location(url)
+    backend = S3Backend(location, token, records, limits)
     return Place(
         url=url,
-        backend=backend,
+        backend=RetryingBackend(backend, Budget(limits.wait, random.Random(token))),
         scratch=scratch_directory(),
         make_folders=lambda _: None,
         check=lambda _: backend.probe.again(),
         remote=True,
+        server=f"{location.endpoint_url} {location.region}",
+        root=f"{location.bucket}/{location.prefix}",
     )
 
 
@@ -93,14 +99,13 @@ class S3Backend:
     def create(self, key: Key, body: Body) -> bool:
         self.probe.ensure()
         match body:
-            case CopyOf(key=source):
-                return self._copy(key, source)
-            case LocalFile(path=path):
-                try:
-                    with told(path), open(path, "rb", buffering=0) as file:
-                        return self._create(key, file.fileno(), os.fstat(file.fileno()).st_size)
-                finally:
-                    path.unlink(missing_ok=True)
+            case CopyOf():
+                return self._copy(key, body)
+            case LocalFile(path=path, sent=sent):
+                with told(path), open(path, "rb", buffering=0) as file:
+                    created = self._create(key, file.fileno(), os.fstat(file.fileno()).st_size, sent)
+                path.unlink(missing_ok=True)
+                return created
             case _:
                 return self._create(key, body, len(body))
 
@@ -113,7 +118,7 @@ class S3Backend:
                 raise VersionMismatchError(f"{key} has changed")
         else:
             etag = known[1]
-        reply = self._put(key, body, len(body), IfMatch=etag)
+        reply = self._put(key, Span(body, 0, len(body)), IfMatch=etag)
         self._etags[key.path] = version_of(body), reply["ETag"]
 
     def list(self, prefix: Key, *, reach: Reach = Reach.ALL) -> Iterator[Found | Folder | Unfinished]:
@@ -151,30 +156,20 @@ class S3Backend:
             return data, reply["ETag"]
         raise AssertionError("no attempts")
 
-    def _put(self, key: Key, source: bytes | int, size: int, **condition: str) -> Reply:
-        """One request. Raises: VersionMismatchError where the condition does not hold."""
-        span = Span(source, 0, size)
-        body = source if isinstance(source, bytes) else span
-        return self._s3.send(
-            "PutObject",
-            key,
-            Key=self._s3.name(key.path),
-            Body=body,
-            ContentLength=size,
-            ChecksumCRC32=span.crc32(),
-            **condition,
-        )
-
-    def _create(self, key: Key, source: bytes | int, size: int) -> bool:
+    def _create(self, key: Key, source: bytes | int, size: int, sent: Callable[[int], None] = lambda _: None) -> bool:
         if size > SINGLE_BYTES:
-            return upload_parts(self._s3, key, source, size)
+            return upload_parts(self._s3, key, source, size, sent)
         return self._once(
             key,
-            lambda: self._put(key, source, size, IfNoneMatch="*"),
+            lambda: self._put(key, Span(source, 0, size, sent), IfNoneMatch="*"),
             lambda: self._is_there(key, source, size),
         )
 
-    def _copy(self, key: Key, source: Key) -> bool:
+    def _put(self, key: Key, span: Span, **condition: str) -> Reply:
+        """One request. Raises: VersionMismatchError where the condition does not hold."""
+        return self._s3.send_span("PutObject", key, span, Key=self._s3.name(key.path), **condition)
+
+    def _copy(self, key: Key, source: CopyOf) -> bool:
         name = self._s3.name(key.path)
 
         def copy() -> None:
@@ -232,7 +227,7 @@ class S3Backend:
         if size > COMPARED_BYTES:
             return False
         with self.open(key, 0, size) as file:
-            return file.read() == b"".join(map(bytes, Span(source, 0, size).pieces()))
+            return file.read() == Span(source, 0, size).all()
 
     def _pages(self, operation: str, prefix: str, after: tuple[str, ...], **parameters: object) -> Iterator[Reply]:
         """All pages. `after`: what the next request is told, under the name that the answer gives it with `Next`."""

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import botocore.session
@@ -20,15 +20,24 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from msgspec import Struct
 
+from formats.errors import EoctlError, UnavailableError
+from storage.backend import Key
 from storage.backends.s3_errors import failure
 from storage.backends.s3_url import Location
 
 PIECE_BYTES = 1 << 20
 CONNECTIONS = 32
+RANGES_AHEAD = 6  # of all readers together: what is in memory before it is asked for is bounded
 BAD_WAY = (BotoCoreError, ClientError, HTTPClientError, OSError)  # what a request can end in, or reading its answer
 _ENCRYPTED = {"CopyObject", "CreateMultipartUpload", "PutObject"}
 
 Reply: TypeAlias = dict[str, Any]
+
+
+class StoppedSendingError(UnavailableError):
+    """Another part of the same value has failed."""
+
+    kind = "stopped"
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -56,6 +65,7 @@ class S3Client:
     def __init__(self, location: Location, limits: Limits) -> None:
         self.location = location
         self.limits = limits
+        self.ranges_ahead = threading.Semaphore(RANGES_AHEAD)
         self._lock = threading.Lock()
         self._clients: dict[int, Client] = {}
         self._common = {"Bucket": location.bucket}
@@ -80,6 +90,22 @@ class S3Client:
         Raises: as `ask`, and OutcomeUnknownError.
         """
         return self._request(operation, what, parameters, attempts=1)
+
+    def send_span(self, operation: str, key: Key, span: Span, **parameters: object) -> Reply:
+        """As `send`, with the bytes of `span` and the checksum that the server holds them against.
+
+        Raises: as `send`; what reading the span raised.
+        """
+        size = len(span)
+        crc = {} if "ChecksumCRC32" in parameters else {"ChecksumCRC32": span.crc32()}
+        try:
+            # What is small is sent at once, without asking first if it is welcome.
+            body = bytes(span.read()) if size <= PIECE_BYTES else span
+            return self.send(operation, key, Body=body, ContentLength=size, **crc, **parameters)
+        except EoctlError:
+            if span.trouble is not None:
+                raise span.trouble from None
+            raise
 
     def name(self, path: str) -> str:
         """The name in the bucket of what is `path` in the store."""
@@ -127,13 +153,17 @@ def make_client(location: Location, limits: Limits, attempts: int) -> Client:
 class Span:
     """Bytes in memory, or a range of an open file, as they are sent: in pieces of 1 MiB, however few are asked for.
 
-    After `stop` no piece is given any more, so that a request under way ends.
+    `sent` is told of every piece on its way; what it raises ends the sending and is `trouble`. So does `stop`.
     """
 
-    def __init__(self, source: bytes | memoryview | int, start: int, length: int) -> None:
-        self._source = memoryview(source)[start : start + length] if not isinstance(source, int) else source
+    def __init__(
+        self, source: bytes | int, start: int, length: int, sent: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.trouble: Exception | None = None
+        self._source = source if isinstance(source, int) else memoryview(source)[start : start + length]
         self._start = start
         self._length = length
+        self._sent = sent
         self._at = 0
         self._stopped = False
         self._buffer = memoryview(bytearray(min(length, PIECE_BYTES))) if isinstance(source, int) else memoryview(b"")
@@ -142,15 +172,12 @@ class Span:
         return self._length
 
     def read(self, _: int = -1) -> memoryview:
-        if self._stopped:
-            raise OSError("stopped")
-        size = min(PIECE_BYTES, self._length - self._at)
-        if isinstance(self._source, int):
-            size = os.preadv(self._source, [self._buffer[:size]], self._start + self._at) if size else 0
-            piece = self._buffer[:size]
-        else:
-            piece = self._source[self._at : self._at + size]
-        self._at += size
+        try:
+            piece = self._piece()
+            self._sent(len(piece))
+        except Exception as error:
+            self.trouble = error  # whoever asks for the bytes wraps it
+            raise
         return piece
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -163,16 +190,29 @@ class Span:
     def stop(self) -> None:
         self._stopped = True
 
-    def pieces(self) -> Iterator[memoryview]:
-        """All of them; at the beginning again afterwards."""
+    def all(self) -> bytes:
+        """The bytes. The span is at its beginning afterwards."""
         self._at = 0
-        while len(piece := self.read()):
-            yield piece
+        data = b"".join(bytes(piece) for piece in iter(self._piece, b""))
         self._at = 0
+        return data
 
     def crc32(self) -> str:
-        """The checksum that goes with the request, so that the server checks what arrives."""
-        crc = 0
-        for piece in self.pieces():
+        """As the header of a request spells it. The span is at its beginning afterwards."""
+        crc = self._at = 0
+        for piece in iter(self._piece, b""):
             crc = zlib.crc32(piece, crc)
+        self._at = 0
         return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+    def _piece(self) -> memoryview:
+        if self._stopped:
+            raise StoppedSendingError("the sending was stopped")
+        size = min(PIECE_BYTES, self._length - self._at)
+        if isinstance(self._source, int):
+            size = os.preadv(self._source, [self._buffer[:size]], self._start + self._at) if size else 0
+            piece = self._buffer[:size]
+        else:
+            piece = self._source[self._at : self._at + size]
+        self._at += size
+        return piece

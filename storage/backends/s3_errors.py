@@ -19,7 +19,7 @@ from formats.errors import (
     UnsafeBackendError,
     UsageError,
 )
-from storage.backend import KeyAbsentError, VersionMismatchError
+from storage.backend import BusyError, KeyAbsentError, VersionMismatchError
 from storage.backends.s3_url import Location
 
 _MAX_DETAIL = 300
@@ -137,8 +137,8 @@ def _answered(
         return UnavailableError(
             f"the bytes were damaged on their way ({operation} {what}): {said}", hint="run it again"
         )
-    if code in _BUSY or status == 429:
-        return UnavailableError(f"{location.where} is busy ({operation} {what}): {said}", hint="run it again later")
+    if code in _BUSY or status == 429 or (status == 503 and not sent_once):
+        return BusyError(f"{location.where} is busy ({operation} {what}): {said}", hint="run it again later")
     if status == 409 or (sent_once and status >= 500) or (sent_once and code in _LATER):
         return OutcomeUnknownError(f"{location.where} left open what it did ({operation} {what}): {said}")
     if 200 <= status < 300:

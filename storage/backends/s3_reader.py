@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RANGE_BYTES = 8 << 20
 JUMP_BYTES = 1 << 20
-AHEAD = 2
+AHEAD = 3  # of one reader
 
 
 def open_reader(s3: S3Client, key: Key, start: int, length: int | None) -> S3Reader:
@@ -50,10 +50,10 @@ class S3Reader(io.BufferedIOBase):
         self._start = start
         self._size = end - start
         self._at = 0
-        self._part = b""  # begins at `_part_at`
+        self._part: bytes | bytearray = b""  # begins at `_part_at`
         self._part_at = 0
         self._streak = 0  # bytes read in a row
-        self._ahead: deque[tuple[int, Future[bytes]]] = deque()
+        self._ahead: deque[tuple[int, Future[bytearray]]] = deque()
         self._next = 0  # where the next range to be asked for begins
         self._pool: ThreadPoolExecutor | None = None
         self._stopped = False
@@ -83,7 +83,7 @@ class S3Reader(io.BufferedIOBase):
             if not self._part_at <= self._at < self._part_at + len(self._part):
                 self._fetch(left)
             offset = self._at - self._part_at
-            piece = self._part[offset : offset + left]
+            piece = bytes(memoryview(self._part)[offset : offset + left])
             parts.append(piece)
             self._at += len(piece)
             left -= len(piece)
@@ -114,6 +114,7 @@ class S3Reader(io.BufferedIOBase):
         self._part, self._part_at = b"", self._at
         if self._ahead and self._ahead[0][0] == self._at:
             _, coming = self._ahead.popleft()
+            self._s3.ranges_ahead.release()
             self._look_ahead()
             self._part = coming.result()
             return
@@ -126,31 +127,34 @@ class S3Reader(io.BufferedIOBase):
         self._part = self._whole(self._at, length)
 
     def _look_ahead(self) -> None:
-        """The ranges after the one that is read now are on their way."""
+        """The ranges after the one that is read now are on their way, as far as all readers together may have them."""
         if self._pool is None and self._next < self._size:
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (start-up)
 
             self._pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="eoctl-s3-read")
         while self._pool is not None and len(self._ahead) < AHEAD and self._next < self._size:
+            if not self._s3.ranges_ahead.acquire(blocking=False):
+                return
             length = min(RANGE_BYTES, self._size - self._next)
             self._ahead.append((self._next, self._pool.submit(self._whole, self._next, length)))
             self._next += length
 
     def _drop_ahead(self) -> None:
-        for _, coming in self._ahead:
-            coming.cancel()
-        self._ahead.clear()
+        while self._ahead:
+            self._ahead.popleft()[1].cancel()
+            self._s3.ranges_ahead.release()
 
-    def _whole(self, at: int, length: int, reply: Reply | None = None) -> bytes:
+    def _whole(self, at: int, length: int, reply: Reply | None = None) -> bytearray:
         """The range; where it breaks off it is asked for again from there. Runs in several threads."""
-        pieces: list[bytes] = []
+        data = bytearray(length)
+        view = memoryview(data)
         have = 0
         for number in range(self._s3.limits.attempts):
             try:
                 if reply is None:
                     reply = _range(self._s3, self._key, self._start + at + have, length - have, self._etag)
                 for piece in _pieces(self._s3, self._key, reply, length - have, lambda: self._stopped):
-                    pieces.append(piece)
+                    view[have : have + len(piece)] = piece
                     have += len(piece)
                 break
             except UnavailableError:
@@ -160,7 +164,7 @@ class S3Reader(io.BufferedIOBase):
                 reply = None
             except (VersionMismatchError, RangeAbsentError) as error:
                 raise CorruptError(f"{self._key} changed while it was read") from error
-        return b"".join(pieces)
+        return data
 
 
 def _range(s3: S3Client, key: Key, start: int, length: int, etag: str) -> Reply:

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
-from formats.errors import EoctlError, OutcomeUnknownError, UnavailableError
+from formats.errors import EoctlError, NoSpaceError, OutcomeUnknownError, UnavailableError
 from storage.backend import Key, KeyAbsentError, VersionMismatchError
-from storage.backends.s3_client import Reply, S3Client, Span
+from storage.backends.s3_client import Reply, S3Client, Span, StoppedSendingError
 from storage.backends.s3_errors import UnsupportedRequestError, UploadAbsentError
 
 if TYPE_CHECKING:
@@ -27,23 +27,28 @@ PARALLEL = 3
 Send: TypeAlias = Callable[[int, int, int], Reply]  # number, start, length of a part -> what names it at the end
 
 
-def upload_parts(s3: S3Client, key: Key, source: bytes | int, size: int) -> bool:
-    """The value is there, whole; False where some value was. Raises: OutcomeUnknownError, what a request raises."""
+def upload_parts(s3: S3Client, key: Key, source: bytes | int, size: int, sent: Callable[[int], None]) -> bool:
+    """The value is there, whole; False where some value was.
+
+    Raises: OutcomeUnknownError, what a request raises, what `sent` raises.
+    """
     spans: dict[int, Span] = {}
 
     def send(upload: str) -> Send:
         def part(number: int, start: int, length: int) -> Reply:
-            spans[number] = span = Span(source, start, length)
+            spans[number] = span = Span(source, start, length, sent)
             crc = span.crc32()
-            reply = s3.ask(
-                "UploadPart",
-                key,
-                Key=s3.name(key.path),
-                UploadId=upload,
-                PartNumber=number,
-                Body=span,
-                ContentLength=length,
-                ChecksumCRC32=crc,
+            reply = _insisted(
+                s3,
+                lambda: s3.send_span(
+                    "UploadPart",
+                    key,
+                    span,
+                    Key=s3.name(key.path),
+                    UploadId=upload,
+                    PartNumber=number,
+                    ChecksumCRC32=crc,
+                ),
             )
             del spans[number]
             return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumCRC32": crc}
@@ -106,6 +111,18 @@ def _joined(
             with contextlib.suppress(EoctlError):
                 s3.ask("AbortMultipartUpload", key, Key=name, UploadId=upload)
         raise
+
+
+def _insisted(s3: S3Client, send: Callable[[], Reply]) -> Reply:
+    """The answer to what may be sent as often as it takes; unlike the library's, a stop ends it at once."""
+    for number in range(s3.limits.attempts - 1):
+        try:
+            return send()
+        except (OutcomeUnknownError, UnavailableError) as error:
+            if isinstance(error, NoSpaceError | StoppedSendingError):
+                raise
+            s3.limits.pause(number)
+    return send()
 
 
 def _parts(size: int, part_bytes: int) -> Iterator[tuple[int, int, int]]:
