@@ -10,14 +10,15 @@ import typer
 
 from eoctl.cli import exit_codes
 from eoctl.cli.completion import complete_pipelines, complete_snapshots
-from eoctl.cli.invocation import invocation_of
+from eoctl.cli.foreign import MapPaths, both_foreign, mappings_of, open_address
+from eoctl.cli.invocation import Invocation, invocation_of
 from eoctl.cli.output import fields_of
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.progress import Meter
 from eoctl.cli.quantities import timestamp
 
 if TYPE_CHECKING:
-    from eoctl.services.values import SnapshotRow
+    from eoctl.services.values import FileRow, SnapshotRow, Verification
     from formats.errors import EoctlError
     from storage.store import Store
 
@@ -28,6 +29,9 @@ app = typer.Typer()
 def list_snapshots(
     ctx: typer.Context,
     *,
+    root: Annotated[
+        str | None, typer.Argument(metavar="ROOT", help="A folder of Flink's: what lies below it, and not the store.")
+    ] = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
@@ -39,28 +43,37 @@ def list_snapshots(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the newest N of each pipeline.")] = None,
+    map_paths: MapPaths = None,
 ) -> None:
     """List snapshots, newest last.
 
     FULL is what a restore would write, ADDED what was new when the checkpoint was taken; NEW/REF counts the files that
     it stored and the files that it shares with earlier ones. STATUS: complete, held (a hold keeps it) or trash
-    (deleted; undelete brings it back until gc runs). Times are UTC.
+    (deleted; undelete brings it back until gc runs). Times are UTC. With ROOT the checkpoints and savepoints of every
+    Flink job below it.
 
     Example:
         eoctl checkpoint list -p orders --limit 10
+        eoctl checkpoint list /checkpoints
         eoctl checkpoint list --json | jq '.snapshots[-1].full_bytes'
     """
     from eoctl.cli.snapshot_table import snapshot_columns  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
     out = invocation.out
-    store = invocation.open_store()
-    rows, problems = _rows(store, pipeline, limit)
+    if root is None:
+        store, (rows, problems) = invocation.look(
+            lambda store: _rows(store, pipeline, limit), at_head=pipeline is not None
+        )
+        place = store.place.url
+    else:
+        place = root
+        rows, problems = _foreign_rows(invocation, root, pipeline, limit, map_paths)
     now = timestamp(invocation.ambient.now())
-    nothing = "" if problems else f"no snapshots in {store.place.url}"
+    nothing = "" if problems else f"no snapshots in {place}"
     out.answer(
         "checkpoint.list",
-        {"store": store.place.url, "snapshots": rows},
+        {"store": place, "snapshots": rows},
         lambda: out.table_or_notice(snapshot_columns(rows, now), nothing),
         rows="snapshots",
         brief=lambda: (row.address for row in rows),
@@ -88,6 +101,23 @@ def _rows(store: Store, name: str | None, limit: int | None) -> tuple[list[Snaps
     return rows, problems
 
 
+def _foreign_rows(
+    invocation: Invocation, root: str, pipeline: str | None, limit: int | None, map_paths: list[str] | None
+) -> tuple[list[SnapshotRow], list[EoctlError]]:
+    """Of every job below the folder, or of one by its id; the newest of each come last."""
+    from eoctl.services.foreign import list_foreign, path_of  # noqa: PLC0415  (start-up)
+
+    found = list_foreign(path_of(root), mappings_of(map_paths))
+    for folder in found.unfinished:
+        invocation.out.notice(f"no _metadata, so it is no checkpoint (yet): {folder}")
+    by_job: dict[str, list[SnapshotRow]] = {}
+    for row in found.rows:
+        by_job.setdefault(row.pipeline, []).append(row)
+    start = 0 if limit is None else -limit
+    rows = [row for job, rows in by_job.items() if pipeline in {None, job} for row in rows[start:]]
+    return rows, list(found.problems)
+
+
 @app.command("inspect")
 def inspect(
     ctx: typer.Context,
@@ -102,6 +132,7 @@ def inspect(
     references: Annotated[
         bool, typer.Option("--references", help="Only: the files by the checkpoint that first stored them.")
     ] = False,
+    map_paths: MapPaths = None,
 ) -> None:
     """Show what a snapshot consists of.
 
@@ -113,12 +144,18 @@ def inspect(
         eoctl checkpoint inspect orders@42 --operators --states
     """
     from eoctl.cli.inspection import Parts, document_of, lines_of  # noqa: PLC0415  (start-up)
-    from eoctl.services.inspect import inspect as inspect_snapshot  # noqa: PLC0415  (start-up)
-    from eoctl.services.resolve import resolve  # noqa: PLC0415  (start-up)
+    from eoctl.services.resolve import is_foreign, resolve  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
-    store = invocation.open_store()
-    inspection = inspect_snapshot(store, resolve(store, snapshot, pipeline))
+    if is_foreign(snapshot):
+        from eoctl.services.foreign import inspect_foreign  # noqa: PLC0415  (start-up)
+
+        inspection = inspect_foreign(open_address(snapshot, map_paths))
+    else:
+        from eoctl.services.inspect import inspect as inspect_snapshot  # noqa: PLC0415  (start-up)
+
+        store = invocation.open_store()
+        inspection = inspect_snapshot(store, resolve(store, snapshot, pipeline))
     for note in inspection.notes:
         invocation.out.notice(note)
     wanted = {"operators": operators, "states": states, "files": files, "offsets": offsets}
@@ -139,6 +176,7 @@ def files(
     snapshot: Snapshot,
     pipeline: Pipeline = None,
     operator: Annotated[str | None, typer.Option(metavar="UID", help="Only this operator's, by its uid or id.")] = None,
+    map_paths: MapPaths = None,
 ) -> None:
     """List a snapshot's files, and who stored each first.
 
@@ -149,16 +187,24 @@ def files(
         eoctl checkpoint files orders@latest --operator joins
     """
     from eoctl.cli.file_tables import file_columns, full_name  # noqa: PLC0415  (start-up)
-    from eoctl.services.inspect import list_files  # noqa: PLC0415  (start-up)
-    from eoctl.services.resolve import resolve  # noqa: PLC0415  (start-up)
+    from eoctl.services.resolve import is_foreign, resolve  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
-    store = invocation.open_store()
-    resolved = resolve(store, snapshot, pipeline)
-    rows = list_files(store, resolved, operator)
+    if is_foreign(snapshot):
+        from eoctl.services.foreign import foreign_files  # noqa: PLC0415  (start-up)
+
+        foreign = open_address(snapshot, map_paths)
+        address = str(foreign.path)
+        rows: tuple[FileRow, ...] = foreign_files(foreign, operator)
+    else:
+        from eoctl.services.inspect import list_files  # noqa: PLC0415  (start-up)
+
+        store = invocation.open_store()
+        resolved = resolve(store, snapshot, pipeline)
+        address, rows = resolved.address, list_files(store, resolved, operator)
     invocation.out.answer(
         "checkpoint.files",
-        {"snapshot": resolved.address, "files": rows},
+        {"snapshot": address, "files": rows},
         lambda: invocation.out.table(file_columns(rows)),
         rows="files",
         brief=lambda: map(full_name, rows),
@@ -173,6 +219,7 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="The other.", autocompletion=complete_snapshots)],
     pipeline: Pipeline = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 3 where they differ.")] = False,
+    map_paths: MapPaths = None,
 ) -> None:
     """Compare the files of two snapshots.
 
@@ -182,12 +229,18 @@ def diff(
         eoctl checkpoint diff orders@41 orders@42 --exit-code
     """
     from eoctl.cli.file_tables import difference_lines  # noqa: PLC0415  (start-up)
-    from eoctl.services.diff import diff as compare  # noqa: PLC0415  (start-up)
-    from eoctl.services.resolve import resolve  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
-    store = invocation.open_store()
-    difference = compare(store, resolve(store, a, pipeline), resolve(store, b, pipeline))
+    if both_foreign(a, b):
+        from eoctl.services.foreign import diff_foreign  # noqa: PLC0415  (start-up)
+
+        difference = diff_foreign(open_address(a, map_paths), open_address(b, map_paths))
+    else:
+        from eoctl.services.diff import diff as compare  # noqa: PLC0415  (start-up)
+        from eoctl.services.resolve import resolve  # noqa: PLC0415  (start-up)
+
+        store = invocation.open_store()
+        difference = compare(store, resolve(store, a, pipeline), resolve(store, b, pipeline))
     invocation.out.answer(
         "checkpoint.diff",
         {**fields_of(difference), "differs": difference.differs},
@@ -266,6 +319,7 @@ def verify(
     scratch: Annotated[
         str | None, typer.Option(metavar="DIR", help="Of a drill: where it restores to. Else TMPDIR, or /tmp.")
     ] = None,
+    map_paths: MapPaths = None,
 ) -> None:
     """Check that what snapshots need is there and undamaged.
 
@@ -278,24 +332,28 @@ def verify(
         eoctl checkpoint verify orders@latest --level drill --hook ./open-database
     """
     from eoctl.cli.file_tables import verification_lines  # noqa: PLC0415  (start-up)
-    from eoctl.services.resolve import pick_pipeline, resolve  # noqa: PLC0415  (start-up)
-    from eoctl.services.verify import verify as check  # noqa: PLC0415  (start-up)
+    from eoctl.services.resolve import is_foreign, pick_pipeline, resolve  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
-    store = invocation.open_store()
-    resolved = None if snapshot is None else resolve(store, snapshot, pipeline)
-    chosen = pick_pipeline(store, pipeline) if resolved is None else resolved.pipeline
-    with Meter(invocation, "checkpoint.verify", "verifying") as meter:
-        found = check(
-            store,
-            chosen,
-            resolved,
-            level,
-            sample_percent=sample_percent,
-            hook=hook,
-            scratch=Path(scratch or tempfile.gettempdir()).expanduser(),
-            progress=meter.bytes_so_far,
-        )
+    if snapshot is not None and is_foreign(snapshot):
+        found = _verify_foreign(invocation, snapshot, level, map_paths)
+    else:
+        from eoctl.services.verify import verify as check  # noqa: PLC0415  (start-up)
+
+        store = invocation.open_store()
+        resolved = None if snapshot is None else resolve(store, snapshot, pipeline)
+        chosen = pick_pipeline(store, pipeline) if resolved is None else resolved.pipeline
+        with Meter(invocation, "checkpoint.verify", "verifying") as meter:
+            found = check(
+                store,
+                chosen,
+                resolved,
+                level,
+                sample_percent=sample_percent,
+                hook=hook,
+                scratch=Path(scratch or tempfile.gettempdir()).expanduser(),
+                progress=meter.bytes_so_far,
+            )
     if found.report_skipped:
         invocation.out.notice(f"the result is not kept in the store: {found.report_skipped}")
     invocation.out.answer(
@@ -306,3 +364,13 @@ def verify(
     )
     if found.damaged:
         raise typer.Exit(exit_codes.ANSWER_NO)
+
+
+def _verify_foreign(invocation: Invocation, address: str, level: str, map_paths: list[str] | None) -> Verification:
+    """The snapshot at that path, or each below it."""
+    from eoctl.services.foreign import path_of, snapshots_below  # noqa: PLC0415  (start-up)
+    from eoctl.services.foreign_verify import verify_foreign  # noqa: PLC0415  (start-up)
+
+    snapshots = list(snapshots_below([path_of(address)], mappings_of(map_paths)))
+    with Meter(invocation, "checkpoint.verify", "verifying") as meter:
+        return verify_foreign(snapshots, level, invocation.ambient.elapsed, meter.bytes_so_far)

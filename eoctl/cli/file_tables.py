@@ -95,10 +95,8 @@ def verification_lines(verification: Verification, out: Output) -> Iterator[str]
     snapshots, turn = verification.snapshots, verification.turn
     subject = ", ".join(snapshots) if 0 < len(snapshots) <= _MAX_SNAPSHOTS else plural(len(snapshots), "snapshot")
     part = f" (part {turn + 1} of {verification.turns})" if turn is not None else ""
-    yield (
-        f"{subject}: {plural(verification.checked_files, 'file')} in {plural(verification.checked_blobs, 'blob')} "
-        f"checked at level {verification.level}{part}"
-    )
+    blobs = f" in {plural(verification.checked_blobs, 'blob')}" if verification.checked_blobs else ""
+    yield f"{subject}: {plural(verification.checked_files, 'file')}{blobs} checked at level {verification.level}{part}"
     yield f"read {human_bytes(verification.checked_bytes)} in {human_seconds(verification.seconds)}"
     if verification.restore_seconds is not None:
         yield f"restoring took {human_seconds(verification.restore_seconds)}"

@@ -9,7 +9,7 @@ from typing import Any
 from eoctl.cli.output import Output, fields_of
 from eoctl.cli.quantities import age, human_bytes, human_seconds, percent, plural, second, timestamp
 from eoctl.cli.table import Column, clean, cut_middle
-from eoctl.services.values import Inspection, Metrics, OperatorRow
+from eoctl.services.values import ForeignRow, Inspection, Metrics, OperatorRow
 
 _UID_LEAST, _ID_LEAST, _NAME_LEAST = 12, 9, 16
 
@@ -38,7 +38,7 @@ def document_of(inspection: Inspection) -> dict[str, Any]:
 def lines_of(inspection: Inspection, parts: Parts, out: Output, now: float) -> Iterator[str]:
     """The lines of the parts, each part under its heading."""
     row = inspection.snapshot
-    yield out.heading(f"{row.address}  {row.kind}, {row.status}")
+    yield out.heading(f"{clean(row.address)}  {row.kind}, {row.status}")
     sections: dict[str, Callable[[], Iterable[str]]] = {
         "": lambda: _header(inspection, out, now) if parts.overview else [],
         "operators": lambda: _operators(inspection.operators, out),
@@ -64,6 +64,8 @@ def lines_of(inspection: Inspection, parts: Parts, out: Output, now: float) -> I
 
 def _header(inspection: Inspection, out: Output, now: float) -> list[str]:
     row, metrics = inspection.snapshot, inspection.metrics
+    if isinstance(row, ForeignRow):
+        return _foreign_header(inspection, out, now)
     added = human_bytes(row.added_bytes)
     created_age = age(now - timestamp(row.created_at))
     pairs = [
@@ -78,6 +80,22 @@ def _header(inspection: Inspection, out: Output, now: float) -> list[str]:
         pairs.append(("in flight", human_bytes(metrics.in_flight_bytes)))
     if inspection.metadata_version is not None:
         pairs.append(("metadata", f"version {inspection.metadata_version}"))
+    return out.fields(pairs)
+
+
+def _foreign_header(inspection: Inspection, out: Output, now: float) -> list[str]:
+    """What its own files tell: neither an attempt nor times."""
+    row = inspection.snapshot
+    written = f"{second(row.created_at)} UTC, {age(now - timestamp(row.created_at))} ago, by {row.engine}"
+    pairs = [
+        ("written", f"{written}, metadata version {inspection.metadata_version}"),
+        ("id", f"{row.id}, of job {row.pipeline}" if row.pipeline else str(row.id)),
+        ("full", f"{human_bytes(row.full_bytes)}, of that in {plural(row.files, 'file')} what is not in _metadata"),
+        ("added", f"{human_bytes(row.added_bytes)} in {plural(row.added_files, 'new file')}"),
+        ("before it", f"chk-{inspection.parent}" if inspection.parent else "nothing that is still there"),
+    ]
+    if inspection.metrics.in_flight_bytes:
+        pairs.append(("in flight", human_bytes(inspection.metrics.in_flight_bytes)))
     return out.fields(pairs)
 
 
@@ -148,14 +166,19 @@ def _file_counts(inspection: Inspection, out: Output) -> list[str]:
     )
     new, obsolete = inspection.files.new, inspection.files.obsolete
     rows = [("stored by this checkpoint", len(new))]
-    rows += [(f"referenced, first stored by {inspection.snapshot.pipeline}@{first}", count) for first, count in older]
+    rows += [(f"referenced, first stored by {_name_of(inspection, first)}", count) for first, count in older]
     if inspection.parent:
-        rows.append((f"obsolete: in {inspection.snapshot.pipeline}@{inspection.parent}, not here", len(obsolete)))
+        rows.append((f"obsolete: in {_name_of(inspection, inspection.parent)}, not here", len(obsolete)))
     columns = [
         Column(title="FILES", cells=[str(count) for _, count in rows], right=True),
         Column(title="WHICH", cells=[text for text, _ in rows]),
     ]
     return out.table(columns)[1:]
+
+
+def _name_of(inspection: Inspection, checkpoint: int | str) -> str:
+    row = inspection.snapshot
+    return f"chk-{checkpoint}" if isinstance(row, ForeignRow) else f"{row.pipeline}@{checkpoint}"
 
 
 def _file_names(inspection: Inspection) -> Iterator[str]:
@@ -166,7 +189,7 @@ def _file_names(inspection: Inspection) -> Iterator[str]:
 
 def _references(inspection: Inspection) -> Iterator[str]:
     for first, names in sorted(inspection.references.items(), key=lambda item: int(item[0])):
-        yield f"{inspection.snapshot.pipeline}@{first}: {plural(len(names), 'file')}"
+        yield f"{_name_of(inspection, first)}: {plural(len(names), 'file')}"
         yield from (f"  {clean(name)}" for name in names)
 
 

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from eoctl.cli.output import DIM, YELLOW
 from eoctl.cli.quantities import age, human_bytes, minute, timestamp
 from eoctl.cli.table import Column
-from eoctl.services.values import SnapshotRow
+from eoctl.services.values import ForeignRow, SnapshotRow
 
 _KINDS = {"checkpoint": "chk", "savepoint": "sav"}
-_TAGS_LEAST, _PIPELINE_LEAST = 6, 8
+_TAGS_LEAST, _PIPELINE_LEAST, _PATH_LEAST = 6, 8, 16
 
 
 def snapshot_columns(rows: Sequence[SnapshotRow], now: float) -> list[Column]:
-    """ID KIND CREATED AGE FULL ADDED NEW/REF TAGS STATUS, and PIPELINE before them where there are several."""
+    """ID KIND CREATED AGE FULL ADDED NEW/REF TAGS STATUS, and PIPELINE before them where there are several.
+
+    Those of another engine end with their PATH instead, as they are told apart by that.
+    """
     created = [minute(row.created_at) for row in rows]
     columns = [
         Column(title="ID", cells=[row.name or str(row.id) for row in rows], right=True),
@@ -43,6 +46,8 @@ def snapshot_columns(rows: Sequence[SnapshotRow], now: float) -> list[Column]:
         ),
         Column(title="STATUS", cells=[row.status for row in rows], styles={"held": YELLOW, "trash": DIM}),
     ]
+    if any(isinstance(row, ForeignRow) for row in rows):
+        return [*columns[:7], Column(title="PATH", cells=[row.address for row in rows], least=_PATH_LEAST)]
     pipelines = [row.pipeline for row in rows]
     if len(set(pipelines)) > 1:
         columns.insert(0, Column(title="PIPELINE", cells=pipelines, least=_PIPELINE_LEAST))

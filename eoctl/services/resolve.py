@@ -13,6 +13,7 @@ from storage.head import CommittedHead
 from storage.store import Store
 
 LATEST = "latest"
+_FOREIGN_PREFIXES = ("flink:", "file:")
 
 
 class Resolved(Struct, frozen=True):
@@ -29,6 +30,11 @@ class Resolved(Struct, frozen=True):
     @property
     def address(self) -> str:
         return f"{self.pipeline}@{self.entry.label}"
+
+
+def is_foreign(address: str) -> bool:
+    """`address` is a path or URL (`/x/chk-7`, `./chk-7`, `file:///x`, `flink:x`), and so no snapshot of the store."""
+    return "/" in address or address in {".", ".."} or address.startswith(_FOREIGN_PREFIXES)
 
 
 def pick_pipeline(store: Store, name: str | None) -> PipelineId:

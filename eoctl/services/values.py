@@ -32,6 +32,16 @@ class SnapshotRow(Struct, frozen=True, kw_only=True):
         return f"{self.pipeline}@{self.name or self.id}"
 
 
+class ForeignRow(SnapshotRow, frozen=True, kw_only=True):
+    """One snapshot as another engine wrote it, at `path`; `pipeline` is what that engine calls it, or ""."""
+
+    path: str
+
+    @property
+    def address(self) -> str:
+        return self.path
+
+
 class StateRow(Struct, frozen=True, kw_only=True):
     """A named state of an operator; None where its engine does not tell."""
 
@@ -125,6 +135,12 @@ class FileRow(Struct, frozen=True, kw_only=True):
     stored_bytes: int
     place: str
     first_stored_in: int
+
+
+class ForeignFileRow(FileRow, frozen=True, kw_only=True):
+    """A file of a snapshot that another engine wrote. `place`: inline, file or segment; `path`: where; no digest."""
+
+    path: str
 
 
 class ChangedFile(Struct, frozen=True, kw_only=True):

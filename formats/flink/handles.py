@@ -224,21 +224,23 @@ class ChannelHandle(Struct, frozen=True, gc=False):
     merged: bool
 
 
-def streams_of_keyed(handle: KeyedHandle | None) -> Iterator[tuple[str, StreamHandle]]:
-    """Every stream below the handle that is there, with the name that its database knows it by, or ""."""
+def streams_of_keyed(handle: KeyedHandle | None, name: str) -> Iterator[tuple[str, StreamHandle]]:
+    """Every stream below the handle, called `name` or `name/...`: a database's files as it calls them."""
     match handle:
         case KeyGroups(stream=stream) | SavepointKeyGroups(stream=stream):
-            yield from _leaf("", stream)
+            yield from _leaf(name, stream)
         case Incremental(meta=meta, shared=shared, private=private):
-            yield from _leaf("", meta)
+            yield from _leaf(f"{name}/meta", meta)
             for file in (*shared, *private):
-                yield from _leaf(file.name, file.stream)
+                yield from _leaf(f"{name}/{file.name}", file.stream)
         case Changelog(materialized=materialized, changes=changes):
-            for part in (*materialized, *changes):
-                yield from streams_of_keyed(part)
+            for number, part in enumerate(materialized):
+                yield from streams_of_keyed(part, f"{name}/materialized-{number}")
+            for number, part in enumerate(changes):
+                yield from streams_of_keyed(part, f"{name}/changes-{number}")
         case ChangeFiles(sets=sets):
-            for each in sets:
-                yield from _leaf("", each.stream)
+            for number, each in enumerate(sets):
+                yield from _leaf(f"{name}/change-set-{number}", each.stream)
 
 
 def leaf_of(stream: StreamHandle | None) -> StreamHandle | None:

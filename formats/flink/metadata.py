@@ -10,6 +10,7 @@ Source: Flink 2.3.0, `MetadataV2V3SerializerBase`, `MetadataV3Serializer` to `Me
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -119,25 +120,41 @@ def read_metadata(data: bytes, what: str = "_metadata") -> Metadata:
     return Metadata(version.number, checkpoint_id, masters, operators, raw, properties)
 
 
-def streams_of(operator: Operator) -> Iterator[tuple[int, str, str, StreamHandle]]:
-    """Subtask (-1: the coordinator), role, name or "", and stream, of all state of the operator."""
+class Stream(NamedTuple):
+    """One stream of an operator. `subtask` -1: the coordinator's. `name` is distinct within a subtask."""
+
+    subtask: int
+    role: Literal["coordinator", "operator", "keyed", "in-flight"]
+    name: str
+    handle: StreamHandle
+
+    @property
+    def exact(self) -> bool:
+        """A file's size is the handle's; that of changes does not count what the file begins with."""
+        return "/change-set-" not in self.name
+
+
+def streams_of(operator: Operator) -> Iterator[Stream]:
+    """All state of the operator."""
     if operator.coordinator is not None:
-        yield -1, "coordinator", "", operator.coordinator
+        yield Stream(-1, "coordinator", "coordinator", operator.coordinator)
     for subtask in operator.subtasks:
-        yield from ((subtask.index, role, name, stream) for role, name, stream in _streams_of_subtask(subtask))
+        yield from _streams_of_subtask(subtask)
 
 
-def _streams_of_subtask(subtask: Subtask) -> Iterator[tuple[str, str, StreamHandle]]:
-    for operator_handle in (subtask.managed_operator, subtask.raw_operator):
-        stream = None if operator_handle is None else leaf_of(operator_handle.stream)
-        if stream is not None:
-            yield "operator", "", stream
-    for keyed in (subtask.managed_keyed, subtask.raw_keyed):
-        yield from (("keyed", name, stream) for name, stream in streams_of_keyed(keyed))
-    for channel in (*subtask.inputs, *subtask.outputs):
-        stream = leaf_of(channel.stream)
-        if stream is not None:
-            yield "in-flight", "", stream
+def _streams_of_subtask(subtask: Subtask) -> Iterator[Stream]:
+    for name, operator_handle in (("operator", subtask.managed_operator), ("raw-operator", subtask.raw_operator)):
+        found = None if operator_handle is None else leaf_of(operator_handle.stream)
+        if found is not None:
+            yield Stream(subtask.index, "operator", name, found)
+    for name, keyed in (("keyed", subtask.managed_keyed), ("raw-keyed", subtask.raw_keyed)):
+        for part, stream in streams_of_keyed(keyed, name):
+            yield Stream(subtask.index, "keyed", part, stream)
+    for name, channels in (("input", subtask.inputs), ("output", subtask.outputs)):
+        for number, channel in enumerate(channels):
+            found = leaf_of(channel.stream)
+            if found is not None:
+                yield Stream(subtask.index, "in-flight", f"{name}-{number}", found)
 
 
 def _read_version(cursor: Cursor) -> Version:

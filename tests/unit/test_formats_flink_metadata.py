@@ -47,7 +47,7 @@ def test_a_snapshot_is_read_to_its_last_byte_and_written_as_it_was(snapshot):
     metadata = read_metadata(data)
     assert (metadata.version, metadata.checkpoint_id, len(data)) == (snapshot.version, snapshot.id, snapshot.bytes)
     assert write_metadata(metadata) == data
-    handles = [stream for operator in metadata.operators for *_, stream in streams_of(operator)]
+    handles = [stream.handle for operator in metadata.operators for stream in streams_of(operator)]
     files = [stream for stream in handles if isinstance(stream, AbsoluteFile | RelativeFile | Segment)]
     assert len(files) == snapshot.files
     ids = {operator.id for operator in metadata.operators}
