@@ -78,9 +78,13 @@ class LocalFile(Struct, frozen=True):
 
 
 class CopyOf(Struct, frozen=True):
-    """The bytes of another key of the same backend, copied on the server where it can."""
+    """The bytes of another key of the same backend, copied on the server where it can.
+
+    `root`: that of another place of the same server (`Place.server`), whose key it is.
+    """
 
     key: Key
+    root: str = ""
 
 
 class Reach(StrEnum):
@@ -172,7 +176,7 @@ class Place(Struct, frozen=True, kw_only=True):
     `scratch` is a directory from which `create` takes a file cheaply; `make_folders` makes folders ahead, at
     one sync for each parent (nothing where names need no folders); `check` raises UnsafeBackendError where a
     store must not be made, and asks more of a network file system (True: it may be one). `remote`: each look at it
-    costs a request.
+    costs a request. Between places of one `server` (if that is not "") its backend copies by `CopyOf` with a `root`.
     """
 
     url: str
@@ -181,3 +185,5 @@ class Place(Struct, frozen=True, kw_only=True):
     make_folders: Callable[[Iterable[Key]], None]
     check: Callable[[bool], None] = lambda _: None
     remote: bool = False
+    server: str = ""
+    root: str = ""

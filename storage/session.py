@@ -25,7 +25,7 @@ from storage import layout
 from storage.backend import Body, CopyOf, KeyAbsentError, LocalFile, SyncFailedError
 from storage.blobs import Blobs, PoisonedNameError
 from storage.edits import BelowFloorError, Proof, ReuseLostError, commit, open_attempt, raise_era, rewrite
-from storage.head import MAX_TRIES, swap_head
+from storage.head import MAX_TRIES, CommittedHead, swap_head
 from storage.pins import SYNC_FAILED, Pin, PinRecord
 from storage.store import Store, encode_manifest
 from storage.transfer import Later
@@ -73,7 +73,7 @@ class Session:
         self._numbers = itertools.count()
         self._based = based
         self._later = Later()
-        self._rebase()
+        self._rebase(self.head)
 
     # What a plan may use.
 
@@ -287,12 +287,12 @@ class Session:
         self._carry_forward()
         self._rebase()
 
-    def _rebase(self) -> None:
-        """Files are shared with the newest live checkpoint, or with none."""
+    def _rebase(self, read: CommittedHead | None = None) -> None:
+        """Files are shared with the newest live checkpoint, or with none. `read`: HEAD as it is now."""
         if not self._based:
             return
         while True:
-            self.head = self.store.head(self.pipeline)
+            self.head, read = read or self.store.head(self.pipeline), None
             newest = next((entry for entry in reversed(self.head.head.live) if entry.kind == "checkpoint"), None)
             if newest == self._base_entry:
                 return

@@ -203,6 +203,8 @@ def _on_server(source: Store, target: Store) -> Callable[[Key], Body | None]:
     """How the target's place takes a value of the source's without our reading it; it gives None where it cannot."""
     if _same_place(source, target):
         return CopyOf
+    if source.place.server and source.place.server == target.place.server:
+        return lambda key: CopyOf(key, root=source.place.root)
     return lambda _: None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from eoctl.services.checkpoint import Opened
 from formats.errors import ConflictError
 from formats.ids import PipelineId, TxId
+from storage.backend import Found
 from storage.edits import raise_era
 from storage.head import swap_head
 from storage.pins import SYNC_FAILED, Pin, PinRecord, find_lost_writes, read_pins, remove_pins
@@ -19,6 +20,7 @@ from storage.session import open_writer
 from storage.store import Store
 
 FRESH_SECONDS = 3600
+_REFRESH_SECONDS = 60
 _STUCK_SECONDS = 7 * 86_400  # nobody uploads one checkpoint for so long
 
 
@@ -37,10 +39,15 @@ def writing(
         )
     attempt, owner = open_writer(store, pipeline)
     pin = Pin(store.backend, pipeline, owner)
+    elapsed = store.ambient.elapsed
+    kept_at: list[float] = []
 
     def keep() -> None:
         """The pin names the era that the next session will stamp, so that gc lets it live."""
+        if store.place.remote and kept_at and elapsed() - kept_at[-1] < _REFRESH_SECONDS:
+            return  # far away nothing is lost by a failed sync, and a young pin may stay
         _distrust_lost_writes(store, pipeline)
+        kept_at[:] = [elapsed()]
         pin.refresh(
             PinRecord(
                 format="eoctl.pin",
@@ -67,16 +74,12 @@ def live_writer(store: Store, pipeline: PipelineId) -> str | None:
     """
     dead = []
     live = None
-    now = datetime.fromisoformat(store.ambient.now()).timestamp()
-    for found, record in read_pins(store.backend, pipeline):
-        if record.note == SYNC_FAILED:
-            continue
-        here = record.host == store.ambient.host
-        number = record.process.partition(".")[0]
-        if here and number.isdecimal() and _process(int(number)) != record.process:
+    for found, record, age in _pins(store, pipeline):
+        lives = _lives(store, record)
+        if lives is False:
             dead.append(found.key)
-        elif here or now - found.modified_at < FRESH_SECONDS:
-            where = f"process {number} of this host" if here else "another host"
+        elif lives or abs(age) < FRESH_SECONDS:
+            where = f"process {record.process.partition('.')[0]} of this host" if lives else "another host"
             live = f"attempt {record.attempt}, {record.note}, {where}"
     if dead:
         remove_pins(store.backend, dead)
@@ -85,17 +88,44 @@ def live_writer(store: Store, pipeline: PipelineId) -> str | None:
 
 def eras_in_use(store: Store, pipeline: PipelineId) -> list[int]:
     """The eras in which uploads seem to be under way: gc does well to leave the floor at them, and need not."""
-    now = datetime.fromisoformat(store.ambient.now()).timestamp()
     found = []
-    for stored, record in read_pins(store.backend, pipeline):
-        age = now - stored.modified_at
-        number = record.process.partition(".")[0]
-        here = record.host == store.ambient.host and number.isdecimal()
-        alive = here and age < _STUCK_SECONDS and _process(int(number)) == record.process
+    for _, record, age in _pins(store, pipeline):
+        lives = _lives(store, record)
         # A pin from the future is as good as an old one: else it would keep the floor until that time has come.
-        if record.note != SYNC_FAILED and (alive or (not here and abs(age) < FRESH_SECONDS)):
+        if (lives and age < _STUCK_SECONDS) or (lives is None and abs(age) < FRESH_SECONDS):
             found.append(record.era)
     return found
+
+
+def remove_old_pins(store: Store, pipeline: PipelineId) -> int:
+    """Pins that nobody has refreshed for a week are gone, but for those of live processes of this host.
+
+    Whoever lives all the same makes a new one with the next checkpoint. Returns how many.
+    """
+    old = [
+        found.key
+        for found, record, age in _pins(store, pipeline)
+        if not _lives(store, record) and abs(age) >= _STUCK_SECONDS
+    ]
+    if old:
+        remove_pins(store.backend, old)
+    return len(old)
+
+
+def _pins(store: Store, pipeline: PipelineId) -> Iterator[tuple[Found, PinRecord, float]]:
+    """Pins of uploads, with their age by the store's clock. Notes of lost writes are none: they wait for a writer."""
+    now = datetime.fromisoformat(store.ambient.now()).timestamp()
+    for found, record in read_pins(store.backend, pipeline):
+        if record.note != SYNC_FAILED:
+            yield found, record, now - found.modified_at
+
+
+def _lives(store: Store, record: PinRecord) -> bool | None:
+    """Whether the process of the pin lives; None where that cannot be seen from here."""
+    number = record.process.partition(".")[0]
+    if record.host != store.ambient.host or not number.isdecimal():
+        return None
+    return _process(int(number)) == record.process
 
 
 def _distrust_lost_writes(store: Store, pipeline: PipelineId) -> None:

@@ -170,11 +170,11 @@ class S3Backend:
         return self._s3.send_span("PutObject", key, span, Key=self._s3.name(key.path), **condition)
 
     def _copy(self, key: Key, source: CopyOf) -> bool:
-        name = self._s3.name(key.path)
+        name, where = self._s3.name(key.path), source_of(self._s3, source)
 
         def copy() -> None:
             try:
-                self._s3.send("CopyObject", source, Key=name, CopySource=source_of(self._s3, source), IfNoneMatch="*")
+                self._s3.send("CopyObject", source.key, Key=name, CopySource=where, IfNoneMatch="*")
             except UnavailableError as error:
                 if not any(code in error.message for code in _TOO_LARGE):
                     raise
@@ -183,10 +183,8 @@ class S3Backend:
         try:
             return self._once(key, copy, lambda: False)
         except _TooLargeForCopyError:
-            found = self.stat(source)
-            if found is None:
-                raise KeyAbsentError(f"there is no {source}") from None
-            return copy_parts(self._s3, key, source, found.bytes)
+            found = self._s3.ask("HeadObject", source.key, **where)
+            return copy_parts(self._s3, key, source, int(found["ContentLength"]))
 
     def _once(self, key: Key, write: Callable[[], object], is_ours: Callable[[], bool]) -> bool:
         """True: `write` has made the value, False: some value was there.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from formats.errors import EoctlError, NoSpaceError, OutcomeUnknownError, UnavailableError
-from storage.backend import Key, KeyAbsentError, VersionMismatchError
+from storage.backend import CopyOf, Key, KeyAbsentError, VersionMismatchError
 from storage.backends.s3_client import Reply, S3Client, Span, StoppedSendingError
 from storage.backends.s3_errors import UnsupportedRequestError, UploadAbsentError
 
@@ -62,14 +62,14 @@ def upload_parts(s3: S3Client, key: Key, source: bytes | int, size: int, sent: C
     return _joined(s3, key, size, PART_BYTES, send, stop, {"ChecksumAlgorithm": "CRC32", "ChecksumType": "COMPOSITE"})
 
 
-def copy_parts(s3: S3Client, key: Key, source: Key, size: int) -> bool:
+def copy_parts(s3: S3Client, key: Key, source: CopyOf, size: int) -> bool:
     """As `upload_parts`, of bytes that the server has under another key. Raises: KeyAbsentError too."""
 
     def send(upload: str) -> Send:
         def part(number: int, start: int, length: int) -> Reply:
             reply = s3.ask(
                 "UploadPartCopy",
-                source,
+                source.key,
                 Key=s3.name(key.path),
                 UploadId=upload,
                 PartNumber=number,
@@ -83,9 +83,12 @@ def copy_parts(s3: S3Client, key: Key, source: Key, size: int) -> bool:
     return _joined(s3, key, size, COPY_PART_BYTES, send, lambda: None, {})
 
 
-def source_of(s3: S3Client, source: Key) -> dict[str, str]:
-    """What a copy calls its source."""
-    return {"Bucket": s3.location.bucket, "Key": s3.name(source.path)}
+def source_of(s3: S3Client, source: CopyOf) -> dict[str, str]:
+    """What a copy calls its source: a name in this bucket, or in that of another place."""
+    if not source.root:
+        return {"Bucket": s3.location.bucket, "Key": s3.name(source.key.path)}
+    bucket, _, prefix = source.root.partition("/")
+    return {"Bucket": bucket, "Key": f"{prefix}/{source.key}" if prefix else source.key.path}
 
 
 def _joined(
