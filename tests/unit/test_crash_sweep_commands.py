@@ -62,7 +62,7 @@ class Drawn:
         self.rng = rng
         self.expected: dict[str, Files] = {}
         self.files: Files = {}
-        if rng.random() < 0.25:
+        if rng.random() < 0.1:
             self.files |= {rng.choice(("large.sst", "large.db")): DATABASE}
         store = init_store(world.place(), rng.choice([*HashAlgorithm]), FakeAmbient().ambient())
         for number in range(1, rng.randint(2, 4) + 1):
@@ -78,7 +78,7 @@ class Drawn:
             entries.hold(store, resolve(store, f"{PIPELINE}@{number}"), "audit", 10**6)
         if rng.random() < 0.3:
             entries.tag(store, resolve(store, f"{PIPELINE}@{number}"), ["good"], [])
-        world.keep()
+        self.keep()
 
     def change(self) -> None:
         """Some files of the tree are others."""
@@ -93,6 +93,14 @@ class Drawn:
         """Something has happened to the store before the command."""
         self.world.put_back()
         change(self.world.store())
+        self.keep()
+
+    def keep(self) -> None:
+        """Without the hundreds of folders of a local store that are empty, and made again when they are needed."""
+        blobs_below = self.path("store") / layout.blobs(PIPELINE).path
+        for folder in blobs_below.iterdir() if blobs_below.is_dir() else ():
+            if not any(folder.iterdir()):
+                folder.rmdir()
         self.world.keep()
 
     def path(self, name: str) -> Path:
