@@ -26,6 +26,7 @@ from eoctl.engines.directory import DirectorySource
 from eoctl.services import entries
 from eoctl.services.checkpoint import Part, Request, create_checkpoint
 from eoctl.services.destroy import destroy
+from eoctl.services.fork import fork
 from eoctl.services.gc import Options, collect
 from eoctl.services.rebuild import rebuild_head
 from eoctl.services.repair import repair
@@ -35,20 +36,21 @@ from eoctl.services.retention import Policy
 from eoctl.services.writers import writing
 from formats.errors import BlobGoneError, ConflictError, CorruptError, SnapshotNotFoundError
 from formats.head import Head, roots
-from formats.ids import HashAlgorithm
+from formats.ids import HashAlgorithm, PipelineId
 from formats.manifest import blobs
 from storage import layout
-from storage.backend import Body, Key, Version
+from storage.backend import Body, Found, Key, Version
 from storage.store import Store, init_store, open_store
 from storage.transfer import alone
 from tests.support.fakes import FakeAmbient
 from tests.support.faulty import Crash, Decide, Fault, FaultyBackend, at
-from tests.support.places import PIPELINE, behind, check_roots, checkpoint_tree, contents, opened, write_tree
+from tests.support.places import PIPELINE, behind, check_roots, checkpoint_tree, contents, entry_of, opened, write_tree
 from tests.support.stores import noise, overwrite, text, value_of
 from tests.unit.test_crash_sweep import World
 
 POINTS = 10_000
 SHORT = 4  # a seed that draws no large file
+FORK = PipelineId("orders-test")
 NAMES = ("CURRENT", "a.sst", "b.sst", "deep/c.sst", "deep/d.sst")
 DATABASE = noise((1 << 20) + 70_000, 3)
 Files = dict[str, bytes]
@@ -195,6 +197,24 @@ def end(drawn: Drawn) -> Command:
     return Command(lambda store: destroy(store, PIPELINE), lambda head: head.state == "destroyed", keeps=frozenset())
 
 
+def fork_it(drawn: Drawn) -> Command:
+    """Into another pipeline of the store."""
+
+    def run(store: Store) -> None:
+        backend = drawn.world.place().backend
+        backend.delete(
+            [found.key for found in backend.list(layout.pins(FORK)) if isinstance(found, Found)]
+        )  # of the dead
+        fork(store, [resolve(store, f"{PIPELINE}@{drawn.newest}")], store, FORK)
+
+    def done(_: Head) -> bool:
+        store = drawn.world.store()
+        head = check_roots(store, FORK)
+        return contents(store, entry_of(store, drawn.newest, FORK), head) == drawn.expected[drawn.newest]
+
+    return Command(run, done)
+
+
 def restore_it(drawn: Drawn, *, link: bool = False) -> Command:
     """Its target is not there or whole."""
     target = drawn.path("restored") / "now"
@@ -273,6 +293,7 @@ COMMANDS: dict[str, Callable[[Drawn], Command]] = {
     "gc at once": collect_at_once,
     "gc": expire,
     "pipeline destroy": end,
+    "pipeline fork": fork_it,
     "restore": restore_it,
     "restore --link": lambda drawn: restore_it(drawn, link=True),
     "store repair": mend,
@@ -324,7 +345,9 @@ def look(
 ) -> Head:
     """What must be there is, and each snapshot that is there holds what was handed over."""
     head = store.head(PIPELINE).head
-    assert [*store.pipelines()] == [PIPELINE]
+    assert PIPELINE in [*store.pipelines()]
+    for other in {*store.pipelines()} - {PIPELINE}:
+        check_roots(store, other)
     found = {root.label: root for root in roots(head)}
     assert keeps <= found.keys()
     for label in found.keys() - besides:
