@@ -37,7 +37,8 @@ from eoctl.services.check_values import PipelineCheck
 from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
 from eoctl.services.destroy import Destruction
 from eoctl.services.fork import Forked
-from eoctl.services.gc import GRACE_SECONDS, KEEP_TRASH_SECONDS, GcRun, PipelineGc
+from eoctl.services.gc import GRACE_SECONDS, KEEP_TRASH_SECONDS
+from eoctl.services.gc_rows import GcRun, PipelineGc
 from eoctl.services.retention import Policy
 from eoctl.services.store_values import StoreInfo, StoreStats
 from eoctl.services.values import (

@@ -16,7 +16,7 @@ subtask, slices lie inside their pack, a file's parts fit its size. Durations ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta, Struct
@@ -232,6 +232,14 @@ def files_of(manifest: Manifest) -> Iterator[tuple[OperatorState, SubtaskState |
                 yield operator, subtask, file
 
 
+def count_files(manifest: Manifest) -> int:
+    """How many state files there are."""
+    return sum(
+        len(operator.coordinator) + sum(len(subtask.files) for subtask in operator.subtasks)
+        for operator in manifest.operators
+    )
+
+
 def blob_key(file: StateFile | Table, place: Whole) -> BlobKey:
     """The blob that holds `file` whole."""
     return BlobKey(Digest(place.digest or file.digest), Era(place.era))
@@ -253,8 +261,13 @@ def packs_of(file: StateFile) -> tuple[str, ...]:
 
 def blobs(manifest: Manifest) -> dict[BlobKey, int]:
     """Every blob that the snapshot needs, with its stored size; the manifest's own key is not among them."""
-    found = {BlobKey.parse(pack.key): pack.bytes for pack in manifest.packs}
-    for _, _, file in files_of(manifest):
+    return blobs_of(manifest.packs, (file for _, _, file in files_of(manifest)))
+
+
+def blobs_of(packs: Iterable[PackRef], files: Iterable[StateFile]) -> dict[BlobKey, int]:
+    """These packs, and the blobs that hold these files or their block tables whole, with their stored sizes."""
+    found = {BlobKey.parse(pack.key): pack.bytes for pack in packs}
+    for file in files:
         match file.place:
             case Whole() as place:
                 found[blob_key(file, place)] = stored_bytes_of(file, place)
@@ -270,16 +283,10 @@ def check_manifest(manifest: Manifest) -> None:
 
     Raises: BadManifestError, BadNameError, NameClashError, TooLargeError.
     """
-    packs = {str(BlobKey.parse(pack.key)): pack.bytes for pack in manifest.packs}
-    if list(packs) != sorted(packs) or len(packs) != len(manifest.packs):
-        _bad(manifest, "packs are not sorted and distinct")
-    if any(size > MAX_PACK_BYTES for size in packs.values()):
-        _bad(manifest, f"a pack of more than {MAX_PACK_BYTES} bytes")
-    _distinct(manifest, [operator.id for operator in manifest.operators], "operator ids")
+    packs = check_parts(manifest)
     files = inline_bytes = 0
     used: dict[str, set[tuple[int, int, str]]] = {}
     for operator in manifest.operators:
-        _distinct(manifest, [str(subtask.index) for subtask in operator.subtasks], "subtask indexes")
         groups: list[tuple[tuple[StateFile, ...], tuple[str, ...]]] = [(operator.coordinator, ())]
         groups += [(subtask.files, subtask.empty_directories) for subtask in operator.subtasks]
         for group, directories in groups:
@@ -294,22 +301,41 @@ def check_manifest(manifest: Manifest) -> None:
             if _hex.match("".join(file.digest for file in group)) is None:
                 _bad(manifest, "a digest is not 64 lower-case hex digits")
             for file in group:
-                inline_bytes += _check_place(manifest, file, packs, used)
+                inline_bytes += check_place(manifest, file, packs, used)
     if inline_bytes > MAX_INLINE_TOTAL_BYTES:
         _bad(manifest, f"{inline_bytes} bytes inline (limit {MAX_INLINE_TOTAL_BYTES})")
     if used.keys() != packs.keys():
         _bad(manifest, "packs named are not the packs used")
     for slices in used.values():
-        _check_apart(manifest, slices)
+        check_apart(manifest, slices)
 
 
-def _check_place(
+def check_parts(manifest: Manifest) -> dict[str, int]:
+    """Packs with their sizes, operators and subtasks are as they should be, whatever files there are.
+
+    Raises: BadManifestError.
+    """
+    packs = {str(BlobKey.parse(pack.key)): pack.bytes for pack in manifest.packs}
+    if list(packs) != sorted(packs) or len(packs) != len(manifest.packs):
+        _bad(manifest, "packs are not sorted and distinct")
+    if any(size > MAX_PACK_BYTES for size in packs.values()):
+        _bad(manifest, f"a pack of more than {MAX_PACK_BYTES} bytes")
+    _distinct(manifest, [operator.id for operator in manifest.operators], "operator ids")
+    for operator in manifest.operators:
+        _distinct(manifest, [str(subtask.index) for subtask in operator.subtasks], "subtask indexes")
+    return packs
+
+
+def check_place(
     manifest: Manifest,
     file: StateFile | Table,
     packs: dict[str, int],
     used: dict[str, set[tuple[int, int, str]]],
 ) -> int:
-    """The file's bytes can lie where it says; returns how many of them lie inline. `used`: slices met, by pack."""
+    """The file's bytes can lie where it says; returns how many of them lie inline. `used`: slices met, by pack.
+
+    Raises: BadManifestError.
+    """
     match file.place:
         case Inline(data=data):
             if len(data) != file.bytes:
@@ -331,12 +357,12 @@ def _check_place(
             for pack in block_packs:
                 used.setdefault(pack, set())
             for table in tables:
-                _check_place(manifest, table, packs, used)
+                check_place(manifest, table, packs, used)
     return 0
 
 
-def _check_apart(manifest: Manifest, slices: set[tuple[int, int, str]]) -> None:
-    """Slices of one pack are the same or lie apart: bytes never stand for two contents."""
+def check_apart(manifest: Manifest, slices: set[tuple[int, int, str]]) -> None:
+    """Slices of one pack are the same or lie apart: bytes never stand for two contents. Raises: BadManifestError."""
     end = 0
     for offset, length, _ in sorted(slices):
         if offset < end:

@@ -1,9 +1,8 @@
-"""Checking stored blobs against all that manifests say of them.
+"""What manifests say of stored blobs, content by content.
 
 A `Content` is what some manifest or block table promises about a stretch of a blob: a file stored whole, a slice of a
-pack, a block, a block table. `Contents` gathers them from manifests, each once, at 57 bytes; `check_blob` then reads a
-blob once, in order, and holds its bytes against its own name and against every content in it. A blob may be
-damaged where nobody needs it, so what is wrong is told content by content.
+pack, a block, a block table. `Contents` gathers them from manifests, each once, at 57 bytes;
+`check_blob` (storage/blob_check.py) holds a blob against them.
 
 Damage is a value here, never an exception. What may work later (no connection, no permission) is raised.
 """
@@ -12,16 +11,14 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
-from typing import IO, BinaryIO, NamedTuple
-
-from msgspec import Struct
+from typing import NamedTuple
 
 from formats.blocktable import Block
 from formats.errors import CorruptError, EoctlError, UnavailableError
-from formats.ids import BlobKey, HashAlgorithm, Hasher
+from formats.ids import BlobKey
 from formats.manifest import (
     BLOCK_BYTES,
     TABLE_BLOCKS,
@@ -36,14 +33,13 @@ from formats.manifest import (
     stored_bytes_of,
 )
 from storage import layout
-from storage.backend import Found, KeyAbsentError
-from storage.blobs import CHUNK_BYTES, Blobs
+from storage.backend import Found
+from storage.blobs import Blobs
 from storage.transfer import each
 
 MISSING = "missing"
 OTHER_CONTENT = "content does not match its digest"
 TABLE_BYTES = TABLE_BLOCKS * BLOCK_BYTES
-MAX_FRAME_BYTES = 4 << 20  # slices are below 1 MiB; what claims to be larger is unpacked piece by piece
 
 _pack_key = lru_cache(maxsize=4096)(BlobKey.parse)  # thousands of files name the same few packs
 _row = struct.Struct(">QQQB32s")
@@ -78,25 +74,6 @@ class Covering(NamedTuple):
 
     table: Table
     bytes: int
-
-
-class Checked(Struct, frozen=True):
-    """What reading a blob found.
-
-    `fault`: why its bytes are not those of its name or size, or "". `sound`: by its name they are right, whatever size
-    some manifest says.
-    """
-
-    key: BlobKey
-    read_bytes: int
-    fault: str
-    wrong: frozenset[Content]
-    sound: bool = False
-
-    def hurts(self, content: Content) -> bool:
-        if content.is_all_of(self.key):
-            return not self.sound or content.length != self.read_bytes
-        return content in self.wrong
 
 
 def content_of(file: StateFile | Table) -> tuple[BlobKey, Content] | None:
@@ -145,11 +122,27 @@ class Contents:
 
     def add(self, manifest: Manifest) -> None:
         """What the manifest promises is known. Its block tables are read, each once."""
-        for _, _, file in files_of(manifest):
-            if isinstance(file.place, Blocks):
-                self._add_blocks(file, file.place)
+        self.add_files(file for _, _, file in files_of(manifest))
+
+    def add_files(self, files: Iterable[StateFile]) -> None:
+        """As `add`, of some files of a manifest."""
+        for file in files:
+            place = file.place
+            if type(place) is Slice and place.offset:  # as `content_of` would say it, of files by the ten thousand
+                key = _pack_key(place.pack)
+                if self._wanted is None or key in self._wanted:
+                    packing = Packing.PLAIN if place.codec == "raw" else Packing.FRAME
+                    self._note(
+                        key, _row.pack(place.offset, place.length, file.bytes, packing, bytes.fromhex(file.digest))
+                    )
+            elif isinstance(place, Blocks):
+                self._add_blocks(file, place)
             else:
                 self._add(content_of(file))
+
+    def live_bytes(self, key: BlobKey) -> int:
+        """How much of the blob is promised to somebody."""
+        return sum(length for _, length in {row[:2] for row in _row.iter_unpack(self._rows.get(key, b""))})
 
     def of(self, key: BlobKey) -> list[Content]:
         """What is promised about the blob, each once, in the order in which it lies."""
@@ -163,13 +156,17 @@ class Contents:
         if found is None or (self._wanted is not None and found[0] not in self._wanted):
             return
         key, content = found
-        if content.is_all_of(key):
-            return
-        rows = self._rows.setdefault(key, bytearray())
-        rows += _row.pack(*content)
+        if not content.is_all_of(key):
+            self._note(key, _row.pack(*content))
+
+    def _note(self, key: BlobKey, row: bytes) -> None:
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = self._rows[key] = bytearray()
+        rows += row
         # A slice that a hundred snapshots share came a hundred times.
         if len(rows) >= self._compact_at.get(key, _COMPACT_BYTES):
-            rows[:] = b"".join(_row.pack(*row) for row in set(_row.iter_unpack(rows)))
+            rows[:] = b"".join(_row.pack(*each_row) for each_row in set(_row.iter_unpack(rows)))
             self._compact_at[key] = max(_COMPACT_BYTES, 2 * len(rows))
 
     def _add_blocks(self, file: StateFile, place: Blocks) -> None:
@@ -200,7 +197,7 @@ def read_blocks(blobs: Blobs, covering: Covering, packs: Collection[BlobKey]) ->
     try:
         blocks = blobs.table(covering.table)
     except (OSError, UnavailableError) as error:
-        raise CorruptError(f"a block table {_medium_fault(error)}") from error
+        raise CorruptError(f"a block table {medium_fault(error)}") from error
     wanted = -(-covering.bytes // BLOCK_BYTES)
     if len(blocks) != wanted:
         raise CorruptError(f"a block table has {len(blocks)} blocks where {wanted} belong")
@@ -233,146 +230,7 @@ def size_fault(expected: int, found: int) -> str:
     return "" if expected == found else f"expected {expected} bytes, found {found}"
 
 
-def check_blob(blobs: Blobs, key: BlobKey, size: int, contents: Sequence[Content]) -> Checked:
-    """The blob, read once: is it what its name says, and which of `contents`, sorted, are wrong?"""
-    name = layout.blob(blobs.pipeline, key)
-    try:
-        reader = blobs.backend.open(name)
-    except KeyAbsentError:
-        return Checked(key, 0, MISSING, frozenset(contents))
-    except UnavailableError as error:
-        return Checked(key, 0, _medium_fault(error), frozenset(contents))
-    with reader:
-        stream = _Stream(reader, blobs.hash)
-        good, fault = _check_in_order(stream, contents)
-    sound = not fault and stream.hasher.hexdigest() == key.digest
-    if not fault:
-        fault = size_fault(size, stream.position) or ("" if sound else OTHER_CONTENT)
-    return Checked(key, stream.position, fault, frozenset(contents) - good, sound)
-
-
-def _check_in_order(stream: _Stream, contents: Sequence[Content]) -> tuple[set[Content], str]:
-    """The contents that are right, and why the blob could not be read to its end."""
-    good: set[Content] = set()
-    rest: list[Content] = []
-    fault = ""
-    try:
-        for number, content in enumerate(contents):
-            if content.offset < stream.position:
-                rest.append(content)  # it overlaps another one
-                continue
-            rest_if_broken = contents[number:]
-            stream.skip(content.offset - stream.position)
-            if stream.holds(content):
-                good.add(content)
-        rest_if_broken = ()
-        stream.skip(None)
-    except OSError as error:
-        fault = _medium_fault(error)
-        rest.extend(rest_if_broken)
-    for content in rest:
-        if stream.elsewhere(content):
-            good.add(content)
-    return good, fault
-
-
-class _Stream:
-    """A blob read in order; every byte goes through its hasher."""
-
-    def __init__(self, reader: BinaryIO, algorithm: HashAlgorithm) -> None:
-        import zstandard  # noqa: PLC0415  (start-up)
-
-        self.position = 0
-        self.hasher = algorithm.hasher()
-        self._reader = reader
-        self._algorithm = algorithm
-        self._unpacker = zstandard.ZstdDecompressor()
-
-    def skip(self, count: int | None) -> None:
-        """`count` bytes are read, or all that are left."""
-        for _ in self._parts(count):
-            pass
-
-    def holds(self, content: Content) -> bool:
-        """The next bytes are the content; all of them are read."""
-        parts = self._parts(content.length)
-        if content.packing is Packing.PLAIN:
-            return self._is(content, parts)
-        if content.packing is Packing.FRAME and max(content.length, content.plain_bytes) <= MAX_FRAME_BYTES:
-            return self._unpacked_at_once(b"".join(parts), content)
-        right = self._unpacked(parts, content)
-        for _ in parts:
-            pass
-        return right
-
-    def elsewhere(self, content: Content) -> bool:
-        """As `holds`, of bytes that lie before, or behind what cannot be read; not in the way of the rest."""
-        other = _Stream(self._reader, self._algorithm)
-        try:
-            self._reader.seek(content.offset)
-            return other.holds(content)
-        except OSError as error:
-            _medium_fault(error)
-            return False
-
-    def _parts(self, count: int | None) -> Iterator[bytes]:
-        while count is None or count > 0:
-            part = self._reader.read(CHUNK_BYTES if count is None else min(CHUNK_BYTES, count))
-            if not part:
-                return
-            self.hasher.update(part)
-            self.position += len(part)
-            count = None if count is None else count - len(part)
-            yield part
-
-    def _is(self, content: Content, parts: Iterable[bytes]) -> bool:
-        hasher: Hasher = self._algorithm.hasher()
-        size = 0
-        for part in parts:
-            hasher.update(part)
-            size += len(part)
-            if size > content.plain_bytes:
-                return False
-        return size == content.plain_bytes and hasher.digest() == content.digest
-
-    def _unpacked_at_once(self, data: bytes, content: Content) -> bool:
-        """A slice, which must be one frame that declares its size: as a restore reads it (storage/blobs.py)."""
-        import zstandard  # noqa: PLC0415  (start-up)
-
-        try:
-            if zstandard.frame_content_size(data) != content.plain_bytes:
-                return False
-            return self._is(content, [self._unpacker.decompress(data, max_output_size=content.plain_bytes)])
-        except zstandard.ZstdError:
-            return False
-
-    def _unpacked(self, parts: Iterator[bytes], content: Content) -> bool:
-        """A file stored whole: as a restore reads it, stopped where it grows beyond its size."""
-        import zstandard  # noqa: PLC0415  (start-up)
-
-        try:
-            source: IO[bytes] = _Source(parts)  # type: ignore[assignment]  # it only ever reads
-            with self._unpacker.stream_reader(source, read_size=CHUNK_BYTES, closefd=False) as plain:
-                return self._is(content, iter(lambda: plain.read(CHUNK_BYTES), b""))
-        except zstandard.ZstdError:
-            return False
-
-
-class _Source:
-    """A stream of parts as zstandard wants to read it."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-        self._left = b""
-
-    def read(self, size: int) -> bytes:
-        if not self._left:
-            self._left = next(self._parts, b"")
-        part, self._left = self._left[:size], self._left[size:]
-        return part
-
-
-def _medium_fault(error: Exception) -> str:
+def medium_fault(error: Exception) -> str:
     """What a broken disk says of one blob. Anything else may work later, and is raised.
 
     Raises: UnavailableError.

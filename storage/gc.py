@@ -10,19 +10,20 @@ everything. Left to others: what to expire and when to advance (services/gc.py),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from msgspec import Struct
 
 from formats.errors import CorruptError
-from formats.head import LOST_HEAD, Head, HeadEntry, roots
+from formats.head import LOST_HEAD, Head, HeadEntry, manifests_of, roots
 from formats.ids import BlobKey, Digest, Era, PipelineId
 from formats.manifest_keys import ManifestKeys, keys_of
 from storage import layout
 from storage.backend import Found, Key, Reach, Unfinished
 from storage.marks import KeyList, Marks
 from storage.references import Space, Stored
+from storage.root_manifests import RootManifests
 from storage.store import Store
 
 BATCH = 1000  # keys in one delete
@@ -40,12 +41,11 @@ class Dangling(Struct, frozen=True):
 class Census(Struct, frozen=True, kw_only=True):
     """What lies in a pipeline, held against one HEAD. `young`: unreferenced, but not below the floor.
 
-    `packed`: manifests that name packs. `strangers`: names that are none of ours; they are told and never deleted.
+    `strangers`: names that are none of ours; they are told and never deleted.
     """
 
     head: Head
     garbage: KeyList
-    packed: frozenset[str]
     live_blobs: int
     live_bytes: int
     young: int
@@ -64,23 +64,21 @@ class Census(Struct, frozen=True, kw_only=True):
     def garbage_names(self) -> Iterator[str]:
         """The key of everything that a sweep deletes."""
         pipeline = PipelineId(self.head.pipeline)
-        return (str(_name(pipeline, stored)) for stored in self.garbage)
+        return (str(name_of(pipeline, stored)) for stored in self.garbage)
 
 
-def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Census:
+def take_census(store: Store, head: Head, read: ReadKeys | None = None, *, new: ReadKeys | None = None) -> Census:
     """What of the pipeline is live, garbage, or neither yet, by a HEAD that was committed.
 
+    `read`: another way to the keys of a manifest; `new`: one that may leave out those that it has told of another.
     Raises: CorruptError, BlobGoneError: a manifest cannot be read, or HEAD went back. Then nothing may be deleted.
     """
     read = read or store.manifest_keys
     marks = Marks()
-    packed: set[str] = set()
     # By transaction too: two snapshots of one manifest are a fault, which reading it for both shows.
     for entry in {(entry.manifest, entry.txid): entry for entry in roots(head)}.values():
         marks.add(Space.MANIFEST, *_parts(entry.manifest))
-        manifest = read(head, entry)
-        if manifest.packs:
-            packed.add(entry.manifest)
+        manifest = (new or read)(head, entry)
         for digest, era in keys_of(manifest):
             marks.add(Space.BLOB, digest, era)
         del manifest  # a million files, perhaps
@@ -105,7 +103,6 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Censu
     return Census(
         head=head,
         garbage=garbage,
-        packed=frozenset(packed),
         live_blobs=live,
         live_bytes=live_bytes,
         young=young,
@@ -118,12 +115,27 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None) -> Censu
 def sweep(store: Store, census: Census, progress: Callable[[int], None] = lambda _: None) -> None:
     """The garbage is gone. `progress` is told how many keys are."""
     pipeline = PipelineId(census.head.pipeline)
-    keys = (_name(pipeline, stored) for stored in census.garbage)
+    keys = (name_of(pipeline, stored) for stored in census.garbage)
     done = 0
     while batch := list(islice(keys, BATCH)):
         store.backend.delete(batch)
         done += len(batch)
         progress(done)
+
+
+def sweep_left(store: Store, head: Head, left: Iterable[Stored], manifests: RootManifests) -> frozenset[Stored]:
+    """Those of `left` that are garbage by this HEAD, which was committed, are gone; returns which.
+
+    Raises: CorruptError, BlobGoneError: a manifest cannot be read. Then nothing was deleted.
+    """
+    pipeline = PipelineId(head.pipeline)
+    garbage = {stored for stored in left if stored.key.era < head.floor}
+    for entry in roots(head):
+        garbage.discard(Stored(Space.MANIFEST, BlobKey.parse(entry.manifest)))
+    for entry in manifests_of(head).values():
+        garbage.difference_update(Stored(Space.BLOB, key) for key in manifests.blobs(head, entry))
+    store.backend.delete([name_of(pipeline, stored) for stored in sorted(garbage)])
+    return frozenset(garbage)
 
 
 def remove_unfinished(store: Store, floors: dict[PipelineId, int], older_than: float) -> int:
@@ -168,7 +180,8 @@ def _listing(store: Store, pipeline: PipelineId) -> Iterator[tuple[Stored | None
             yield None if key is None else Stored(space, key), found
 
 
-def _name(pipeline: PipelineId, stored: Stored) -> Key:
+def name_of(pipeline: PipelineId, stored: Stored) -> Key:
+    """Where it lies."""
     name = layout.blob if stored.space is Space.BLOB else layout.manifest
     return name(pipeline, stored.key)
 
@@ -197,6 +210,6 @@ def _find_dangling(store: Store, head: Head, read: ReadKeys) -> Iterator[Danglin
             if stored not in listed and (stored in missing or len(missing) < MAX_NAMES):
                 missing.setdefault(stored, []).append(f"{pipeline}@{entry.label}")
     for stored, snapshots in sorted(missing.items()):
-        key = _name(pipeline, stored)
+        key = name_of(pipeline, stored)
         if store.backend.stat(key) is None:
             yield Dangling(str(key), tuple(dict.fromkeys(snapshots)))

@@ -18,8 +18,9 @@ from formats.head import MAX_HEAD_BYTES, Head, HeadEntry, Hold, Trashed, decode_
 from formats.ids import MAX_INTEGER, BlobKey, PipelineId
 from formats.manifest import MAX_MANIFEST_BYTES, Inline, Manifest, blobs, files_of
 from storage import layout
-from storage.audit import MISSING, OTHER_CONTENT, Contents, check_blob
+from storage.audit import MISSING, OTHER_CONTENT, Contents
 from storage.backend import Found, KeyAbsentError, Version, version_of
+from storage.blob_check import check_blob
 from storage.blobs import Blobs
 from storage.pins import read_pins
 from storage.session import entry_of

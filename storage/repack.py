@@ -11,7 +11,8 @@ A slice is held against its digest before it is written again; a pack with a dam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -22,25 +23,36 @@ from formats.errors import CorruptError
 from formats.head import Head, HeadEntry, manifests_of
 from formats.ids import BlobKey, Digest, PipelineId
 from formats.manifest import Blocks, Manifest, Slice, StateFile, Table, Whole, files_of
+from formats.manifest_series import MAX_KNOWN
 from storage import layout
-from storage.audit import OTHER_CONTENT, Content, Contents, Covering, Packing, check_blob, coverings, read_blocks
+from storage.audit import OTHER_CONTENT, Content, Covering, Packing, coverings, read_blocks
 from storage.backend import LocalFile
+from storage.blob_check import Checked, check_blob
 from storage.blobs import Blobs
 from storage.packs import Packer, Pending
+from storage.references import Space, Stored
 from storage.rewrite import MovedTables, replace_places
+from storage.root_manifests import PackNeeds, RootManifests
 from storage.session import Session
 from storage.store import Store
-
-ReadManifest = Callable[[Head, HeadEntry], Manifest]
+from storage.transfer import each
 
 LIVE_AT_LEAST = 0.9  # of a pack's bytes; below, it is written again
 _MIN_WASTE = 4096  # bytes; for less a manifest is not written again
 
 
+class Placed(NamedTuple):
+    """A stored value and its size."""
+
+    stored: Stored
+    bytes: int
+
+
 class Repacked(Struct, frozen=True):
     """What was done: packs left behind and their bytes, what was written instead, manifests renewed.
 
-    `damaged`: why packs were left as they are.
+    `damaged`: why packs were left as they are. `left`: packs and manifests that no root needs any more on account of
+    it; `new`: those that are needed instead.
     """
 
     packs: int = 0
@@ -48,6 +60,8 @@ class Repacked(Struct, frozen=True):
     written_bytes: int = 0
     manifests: int = 0
     damaged: tuple[str, ...] = ()
+    left: tuple[Placed, ...] = ()
+    new: tuple[Placed, ...] = ()
 
 
 class _Stretch(NamedTuple):
@@ -67,69 +81,80 @@ class Wasted(Struct, frozen=True):
     contents: tuple[Content, ...]
 
 
-def find_wasted(
-    store: Store, head: Head, read: ReadManifest | None = None, packed: Collection[str] | None = None
-) -> tuple[Wasted, ...]:
-    """Packs that are less than 90 % live by this HEAD. `read`: another way to the manifests of its roots.
+def find_wasted(store: Store, head: Head, manifests: RootManifests | None = None) -> tuple[Wasted, ...]:
+    """Packs that are less than 90 % live by this HEAD. `manifests`: those that a census by it has read.
 
-    `packed`: the only manifests that name packs, where that is known. Packs that a hold with an end names are left
-    out: whoever took it may be reading them.
+    Packs that a hold with an end names are left out: whoever took it may be reading them.
     Raises: CorruptError, BlobGoneError: a manifest or a block table cannot be read.
     """
-    sizes: dict[BlobKey, int] = {}
-    contents = Contents(Blobs(store.backend, PipelineId(head.pipeline), store.hash))
+    needs = (manifests or RootManifests(store, PipelineId(head.pipeline))).needs(head)
+    return _wasted(needs, head)
+
+
+def _wasted(needs: PackNeeds, head: Head) -> tuple[Wasted, ...]:
+    needs.read_tables()
     read_by = {hold.entry.manifest for hold in head.holds if hold.expires_at is not None}
-    in_use: set[BlobKey] = set()
-    for entry in manifests_of(head).values():
-        if packed is not None and entry.manifest not in packed:
-            continue
-        manifest = store.manifest(head, entry, thorough=False) if read is None else read(head, entry)
-        sizes |= {BlobKey.parse(pack.key): pack.bytes for pack in manifest.packs}
-        contents.add(manifest)
-        if entry.manifest in read_by:
-            in_use |= {BlobKey.parse(pack.key) for pack in manifest.packs}
-    if contents.misfits:
-        raise CorruptError(f"a block table cannot be used: {min(contents.misfits.values())}")
+    in_use = frozenset[BlobKey]().union(*map(needs.named_by, read_by))
     found = []
-    for key, size in sorted(sizes.items()):
-        if key in in_use:
-            continue
-        needed = contents.of(key)
-        live = sum(length for _, length in {(content.offset, content.length) for content in needed})
-        if live < LIVE_AT_LEAST * size and size - live >= _MIN_WASTE:
-            found.append(Wasted(key, size, tuple(needed)))
+    for key, size in sorted(needs.sizes.items()):
+        if key not in in_use:
+            live = needs.live_bytes(key)
+            if live < LIVE_AT_LEAST * size and size - live >= _MIN_WASTE:
+                found.append(Wasted(key, size, needs.of(key)))
     return tuple(found)
 
 
-def foresee(store: Store, head: Head, wasted: tuple[Wasted, ...]) -> Repacked:
-    """What `repack` would leave behind of these packs; nothing is written, so the rest is not known."""
-    left, damaged = _sound(Blobs(store.backend, PipelineId(head.pipeline), store.hash), wasted)
-    sizes = [pack.bytes for pack in wasted if str(pack.key) in left]
-    return Repacked(packs=len(sizes), pack_bytes=sum(sizes), damaged=damaged)
+def foresee(store: Store, head: Head, manifests: RootManifests | None = None) -> Repacked:
+    """What `repack` would do, as far as that is known before anything is written.
+
+    Raises: as `find_wasted`.
+    """
+    pipeline = PipelineId(head.pipeline)
+    needs = (manifests or RootManifests(store, pipeline)).needs(head)
+    wasted = _wasted(needs, head)
+    sound, damaged = _sound(Blobs(store.backend, pipeline, store.hash), wasted)
+    packs = _packs(wasted, sound)
+    named = _manifests(_naming(needs, head, sound))
+    pack_bytes = sum(pack.bytes for pack in packs)
+    return Repacked(len(packs), pack_bytes, 0, len(named), damaged, left=(*packs, *named))
 
 
-def repack(store: Store, pipeline: PipelineId) -> Repacked:
+def repack(store: Store, pipeline: PipelineId, manifests: RootManifests | None = None) -> Repacked:
     """No pack below 90 % live is needed any more, but for those that are damaged.
 
+    `manifests`: those that a census has read. What has changed since is read anew.
     Raises: CorruptError, BlobGoneError, SessionExpiredError, CommitUnknownError.
     """
-    work = _Repacking(store)
-    Session(store, pipeline, based=False).rewrite(work.plan, beside_readers=True)
+    work = _Repacking(store, manifests or RootManifests(store, pipeline))
+    session = Session(store, pipeline, based=False)
+    work.swapped(session.rewrite(work.plan, beside_readers=True), session.head.head)
     return work.result
 
 
 class _Repacking:
     """What one session does, planned anew after bad luck."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, manifests: RootManifests) -> None:
         self.result = Repacked()
         self._store = store
+        self._manifests = manifests
+        self._replaced: dict[str, tuple[HeadEntry, Manifest]] = {}
+
+    def swapped(self, keys: Mapping[str, BlobKey], head: Head) -> None:
+        """These manifests have others in their place by this HEAD."""
+        now = manifests_of(head)
+        entries = [now[str(key)] for key in keys.values() if str(key) in now]
+        left = (*self.result.left, *_manifests(self._replaced[old][0] for old in keys))
+        self.result = msgspec.structs.replace(self.result, left=left, new=(*self.result.new, *_manifests(entries)))
+        for old, key in keys.items():
+            self._manifests.learn(str(key), self._replaced[old][1])
 
     def plan(self, session: Session) -> Iterator[tuple[str, Manifest]]:
         """The manifest of every root that names a wasted pack, with what it needs of it elsewhere."""
-        self.result = Repacked()
+        self.result, self._replaced = Repacked(), {}
         head = session.head.head
-        wasted = find_wasted(self._store, head)
+        needs = self._manifests.needs(head)
+        wasted = _wasted(needs, head)
         if not wasted:
             return
         written: dict[str, int] = {}
@@ -140,44 +165,65 @@ class _Repacking:
             return key
 
         left, damaged = _sound(session.blobs, wasted)
-        naming = [entry for entry in manifests_of(head).values() if self._names(head, entry, left)]
+        naming = _naming(needs, head, left)
         packer = Packer(self._store.hash, session.scratch, upload)
         work = _Moving(session.blobs, left, packer)
         try:
-            for entry in naming:
-                work.look_at_tables(self._store.manifest(head, entry, thorough=False))
+            for entry in naming if needs.blocks else ():
+                work.look_at_tables(self._manifests.manifest(head, entry))
             work.move_slices([pack for pack in wasted if str(pack.key) in left])
-            for entry in naming:
-                work.move_tables(self._store.manifest(head, entry, thorough=False))
+            for entry in naming if needs.blocks else ():
+                work.move_tables(self._manifests.manifest(head, entry))
             packer.close()
         finally:
             packer.discard()
+        packs = _packs(wasted, left)
         self.result = Repacked(
-            packs=len(left),
-            pack_bytes=sum(pack.bytes for pack in wasted if str(pack.key) in left),
+            packs=len(packs),
+            pack_bytes=sum(pack.bytes for pack in packs),
             written_bytes=sum(written.values()),
             manifests=len(naming),
             damaged=damaged,
+            left=packs,
+            new=tuple(Placed(Stored(Space.BLOB, BlobKey.parse(key)), size) for key, size in written.items()),
         )
         for entry in naming:
-            manifest = self._store.manifest(head, entry)  # thoroughly: what is unlawful is not made lawful here
-            yield entry.manifest, replace_places(manifest, work.moved_file, written)
+            # Thoroughly: what is unlawful is not made lawful here.
+            moved = replace_places(self._manifests.manifest(head, entry), work.moved_file, written)
+            self._replaced[entry.manifest] = entry, moved
+            yield entry.manifest, moved
 
-    def _names(self, head: Head, entry: HeadEntry, left: frozenset[str]) -> bool:
-        return any(pack.key in left for pack in self._store.manifest(head, entry, thorough=False).packs)
+
+def _packs(wasted: Iterable[Wasted], chosen: frozenset[str]) -> tuple[Placed, ...]:
+    return tuple(Placed(Stored(Space.BLOB, pack.key), pack.bytes) for pack in wasted if str(pack.key) in chosen)
+
+
+def _manifests(entries: Iterable[HeadEntry]) -> tuple[Placed, ...]:
+    return tuple(
+        Placed(Stored(Space.MANIFEST, BlobKey.parse(entry.manifest)), entry.manifest_bytes) for entry in entries
+    )
+
+
+def _naming(needs: PackNeeds, head: Head, packs: frozenset[str]) -> list[HeadEntry]:
+    """A root for each manifest that names one of the packs."""
+    keys = frozenset(map(BlobKey.parse, packs))
+    return [entry for manifest, entry in manifests_of(head).items() if not keys.isdisjoint(needs.named_by(manifest))]
 
 
 def _sound(blobs: Blobs, wasted: tuple[Wasted, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
     """The packs that can be left behind: their bytes and all needed slices are right. And why others cannot."""
     sound: set[str] = set()
     damaged: list[str] = []
-    for pack in wasted:
-        checked = check_blob(blobs, pack.key, pack.bytes, pack.contents)
+    for pack, checked in zip(wasted, each(wasted, partial(_check, blobs)), strict=True):
         if checked.fault or checked.wrong:
             damaged.append(f"{layout.blob(blobs.pipeline, pack.key)}: {checked.fault or OTHER_CONTENT}")
         else:
             sound.add(str(pack.key))
     return frozenset(sound), tuple(damaged)
+
+
+def _check(blobs: Blobs, pack: Wasted) -> Checked:
+    return check_blob(blobs, pack.key, pack.bytes, pack.contents)
 
 
 class _Moving:
@@ -190,6 +236,7 @@ class _Moving:
         self._moved: dict[_Stretch, Pending] = {}
         self._replaced: set[_Stretch] = set()  # they hold tables which are encoded anew
         self._tables = MovedTables(blobs.hash, packer)
+        self._files: dict[int, tuple[StateFile, StateFile]] = {}  # as they were and are, by the identity of the first
 
     def look_at_tables(self, manifest: Manifest) -> None:
         """Before slices move: a table that names blocks in `left` need not move, for there will be another."""
@@ -222,6 +269,15 @@ class _Moving:
 
     def moved_file(self, file: StateFile) -> StateFile:
         """After tables have moved and the packer is closed."""
+        known = self._files.get(id(file))
+        if known is not None:  # manifests of one series share it
+            return known[1]
+        moved = self._moved_file(file)
+        if len(self._files) < MAX_KNOWN:
+            self._files[id(file)] = file, moved
+        return moved
+
+    def _moved_file(self, file: StateFile) -> StateFile:
         match file.place:
             case Slice(pack=pack) as place if pack in self._left:
                 return msgspec.structs.replace(file, place=self._moved[_stretch(place)].place)

@@ -50,7 +50,12 @@ def replace_places(manifest: Manifest, change: Callable[[StateFile], StateFile],
     )
     moved = msgspec.structs.replace(manifest, operators=operators)
     sizes = {pack.key: pack.bytes for pack in manifest.packs} | dict(packs)
-    used = {pack for _, _, file in files_of(moved) for pack in packs_of(file)}
+    used: set[str] = set()
+    for _, _, file in files_of(moved):
+        if type(file.place) is Slice:  # ten thousand of them, and no other kind
+            used.add(file.place.pack)
+        else:
+            used.update(packs_of(file))
     return msgspec.structs.replace(moved, packs=tuple(PackRef(pack, sizes[pack]) for pack in sorted(used)))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from storage.edits import first_head
 from storage.head import Ambient, CommittedHead, read_head
 
 MAX_STORE_BYTES = 1 << 16
+_Manifest = TypeVar("_Manifest", Manifest, ManifestKeys)
 
 
 class StoreRecord(Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,26 +117,15 @@ class Store(Struct, frozen=True, kw_only=True):
 
         Raises: BlobGoneError, CorruptError, WrongStoreError.
         """
-        what = f"manifest of {head.pipeline}@{entry.label}"
-        try:
-            manifest = decode_manifest(self.manifest_bytes(head, entry), what, thorough=thorough)
-        except InvalidInputError as error:
-            raise CorruptError(error.message) from error
-        _check_owner(head, entry, manifest)
-        return manifest
+        stored = self.manifest_bytes(head, entry)
+        return decode_root(head, entry, stored, partial(decode_manifest, thorough=thorough))
 
     def manifest_keys(self, head: Head, entry: HeadEntry) -> ManifestKeys:
         """Which blobs the manifest names, and no more of it: for those who read the manifests of all roots.
 
         Raises: as `manifest`.
         """
-        what = f"manifest of {head.pipeline}@{entry.label}"
-        try:
-            keys = decode_manifest_keys(self.manifest_bytes(head, entry), what)
-        except InvalidInputError as error:
-            raise CorruptError(error.message) from error
-        _check_owner(head, entry, keys)
-        return keys
+        return decode_root(head, entry, self.manifest_bytes(head, entry), decode_manifest_keys)
 
     def manifest_bytes(self, head: Head, entry: HeadEntry) -> bytes:
         """The stored bytes of a root's manifest, checked against its digest. Raises: BlobGoneError, CorruptError."""
@@ -152,12 +143,21 @@ class Store(Struct, frozen=True, kw_only=True):
         return stored
 
 
-def _check_owner(head: Head, entry: HeadEntry, manifest: Manifest | ManifestKeys) -> None:
+def decode_root(head: Head, entry: HeadEntry, stored: bytes, decode: Callable[[bytes, str], _Manifest]) -> _Manifest:
+    """What `decode` makes of the stored bytes of a root's manifest, which says that it is that root's.
+
+    Raises: CorruptError, WrongStoreError.
+    """
+    what = f"manifest of {head.pipeline}@{entry.label}"
+    try:
+        manifest = decode(stored, what)
+    except InvalidInputError as error:
+        raise CorruptError(error.message) from error
     whose = (manifest.store, manifest.pipeline, manifest.txid, manifest.id, manifest.name)
     if whose != (head.store, head.pipeline, entry.txid, entry.id, entry.name):
-        what = f"manifest of {head.pipeline}@{entry.label}"
         message = f"{what} belongs to {manifest.pipeline}@{manifest.name or manifest.id} of store {manifest.store}"
         raise WrongStoreError(message)
+    return manifest
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -189,7 +189,7 @@ def _without_files(manifest: Manifest) -> Manifest:
 
 def decode_manifest(stored: bytes, what: str, *, thorough: bool = True) -> Manifest:
     """Raises: BadManifestError, TooLargeError before anything is unpacked."""
-    data = _unpacked(stored, what)
+    data = unpack_manifest(stored, what)
     manifest = decode(data, Manifest, what=what, max_bytes=MAX_MANIFEST_BYTES, canonical=thorough)
     if thorough:
         check_manifest(manifest)
@@ -198,11 +198,12 @@ def decode_manifest(stored: bytes, what: str, *, thorough: bool = True) -> Manif
 
 def decode_manifest_keys(stored: bytes, what: str) -> ManifestKeys:
     """Raises: as `decode_manifest`."""
-    data = _unpacked(stored, what)
+    data = unpack_manifest(stored, what)
     return decode(data, ManifestKeys, what=what, max_bytes=MAX_MANIFEST_BYTES, canonical=False)
 
 
-def _unpacked(stored: bytes, what: str) -> bytes:
+def unpack_manifest(stored: bytes, what: str) -> bytes:
+    """Its JSON. Raises: BadManifestError, before anything is unpacked where that would be too large."""
     import zstandard  # noqa: PLC0415  (start-up)
 
     try:

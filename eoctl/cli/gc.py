@@ -18,7 +18,7 @@ from eoctl.cli.quantities import human_bytes, human_seconds, parse_duration, plu
 from eoctl.cli.table import Column
 
 if TYPE_CHECKING:
-    from eoctl.services.gc import GcRun, PipelineGc
+    from eoctl.services.gc_rows import GcRun, PipelineGc
     from formats.ids import PipelineId
     from storage.store import Store
 

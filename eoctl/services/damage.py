@@ -19,17 +19,16 @@ from storage import layout
 from storage.audit import (
     MISSING,
     OTHER_CONTENT,
-    Checked,
     Content,
     Contents,
     Covering,
     block_contents,
-    check_blob,
     content_of,
     coverings,
     read_blocks,
 )
 from storage.backend import Key
+from storage.blob_check import Checked, check_blob
 from storage.blobs import Blobs
 from storage.references import full_name
 from storage.store import Store

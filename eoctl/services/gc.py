@@ -8,7 +8,7 @@ cannot be collected is told and does not keep the others from it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,24 +16,25 @@ import msgspec
 from msgspec import Struct
 
 from eoctl.ambient import format_time
+from eoctl.services.gc_rows import GcRun, PipelineGc, Reasoned, failed, with_repacked, with_swept, with_trouble
 from eoctl.services.retention import Decision, Policy, decide
-from eoctl.services.writers import eras_in_use
+from eoctl.services.writers import eras_in_use, remove_old_pins
 from formats.errors import BadNameError, ConflictError, CorruptError, EoctlError, SnapshotNotFoundError
-from formats.head import Head, HeadEntry, encode_head, manifests_of
+from formats.head import Head, encode_head, manifests_of
 from formats.ids import Era, PipelineId, TxId
-from formats.manifest import Manifest
 from storage import edits, layout
 from storage.backend import Folder, Reach
-from storage.gc import Census, Dangling, remove_unfinished, sweep, take_census
+from storage.gc import Census, remove_unfinished, sweep, sweep_left, take_census
 from storage.head import MAX_TRIES, CommittedHead, swap_head
 from storage.manifest_cache import CachedStore
+from storage.references import Stored
 from storage.repack import Repacked, find_wasted, foresee, repack
+from storage.root_manifests import RootManifests
 from storage.store import Store
 
 GRACE_SECONDS = 6 * 3600
 KEEP_TRASH_SECONDS = 24 * 3600
 KEEP_BACKUPS = 32
-MAX_ROUNDS = 4
 BREAKER_BLOBS = 1000  # garbage that is more than this, and more than half of all, needs `expect`
 UNFINISHED_SECONDS = 24 * 3600
 
@@ -54,63 +55,6 @@ class Options(Struct, frozen=True, kw_only=True):
     names: bool = False
     repack: bool = True
     cache: Path | None = None
-
-
-class Reasoned(Struct, frozen=True):
-    """A snapshot, and why it is kept or expired."""
-
-    snapshot: str
-    reason: str
-
-
-class PipelineGc(Struct, frozen=True, kw_only=True):
-    """What was done in one pipeline, or would be. Sizes are of stored bytes.
-
-    `expired`: moved to the trash by this run; `by_rules`: there were rules that could. `young_orphans`: unreferenced,
-    but perhaps in use by a session, for a later run. `dangling`: what snapshots need and is not there. `stopped`: why
-    garbage was left and nothing re-packed. `error`, `message`: why the pipeline could not be collected, or re-packed:
-    then the figures are there (`era` is not 0).
-    """
-
-    pipeline: str
-    dry_run: bool
-    expired: tuple[Reasoned, ...] = ()
-    kept: tuple[Reasoned, ...] = ()
-    by_rules: bool = False
-    advanced: bool = False
-    era: int = 0
-    floor: int = 0
-    left_trash: int = 0
-    garbage_blobs: int = 0
-    garbage_bytes: int = 0
-    deleted_blobs: int = 0
-    freed_bytes: int = 0
-    repacked_packs: int = 0
-    repacked_bytes: int = 0
-    live_blobs: int = 0
-    live_bytes: int = 0
-    stored_bytes: int = 0
-    young_orphans: int = 0
-    young_bytes: int = 0
-    garbage: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
-    dangling: tuple[Dangling, ...] = ()
-    notes: tuple[str, ...] = ()
-    stopped: str = ""
-    error: str = ""
-    message: str = ""
-    hint: str = ""
-    exit_code: int = 0
-    seconds: float = 0.0
-
-
-class GcRun(Struct, frozen=True, kw_only=True):
-    """One run over some pipelines."""
-
-    dry_run: bool
-    pipelines: tuple[PipelineGc, ...]
-    unfinished_removed: int = 0
-    notes: tuple[str, ...] = ()
 
 
 def pipelines_to_collect(store: Store) -> Iterator[PipelineId]:
@@ -145,7 +89,7 @@ def collect(
             row = _Collection(store, pipeline, options, progress).run()
             floors[pipeline] = row.floor
         except EoctlError as error:
-            row = _failed(pipeline, options, error)
+            row = failed(pipeline, error, dry_run=options.dry_run)
         rows.append(msgspec.structs.replace(row, seconds=store.ambient.elapsed() - began))
     removed = 0
     notes = []
@@ -170,50 +114,54 @@ class _Collection:
         self._in_use = Era(min(eras_in_use(store, pipeline), default=1 << 53))
         self._notes: list[str] = []
         self._decisions: tuple[Decision, ...] = ()
-        self._more_to_free = False
-        self._trouble: EoctlError | None = None
+        self._left_trash = 0
+        self._trouble: tuple[str, EoctlError] | None = None  # what it kept from being done
         cached = options.cache is not None and store.place.remote
         self._cache = CachedStore.of(store, options.cache) if cached and options.cache is not None else None
         self._reading = self._cache or store
+        self._manifests = RootManifests(self._reading, pipeline)
 
     def run(self) -> PipelineGc:
-        """One round; more where the next advance is due at once and would free more (`grace_seconds` 0)."""
-        rows = [self._round()]
-        while self._more_to_free and len(rows) < MAX_ROUNDS:
-            rows.append(self._round())
-        return _together(rows)
-
-    def _round(self) -> PipelineGc:
+        """Edit, sweep, re-pack; with `grace_seconds` 0 what re-packing left behind is swept at once."""
         before, after = self._edit()
-        after, census = self._census(after)
-        stopped = self._stopped(census)
-        deleted = freed = 0
-        if not (stopped or self._options.dry_run):
-            deleted, freed = len(census.garbage), census.garbage.bytes
-            sweep(self._store, census, lambda done: self._progress(freed * done // deleted, freed))
-        row = self._row(before, after.head, census)
-        row = msgspec.structs.replace(row, stopped=stopped, deleted_blobs=deleted, freed_bytes=freed)
-        packed = census.packed
-        del census  # before manifests are read whole
-        repacked = Repacked() if stopped else self._repack(after.head, packed)
+        row, after = self._swept(before, after)
+        if not row.stopped:
+            row = self._repacked(row, after.head)
         if row.advanced and not self._options.dry_run:
             self._back_up()
+            self._remove_old_pins()
         if self._cache is not None:
             self._cache.prune(after.head)
-        drop_before = _earlier(self._now, self._options.keep_trash_seconds)
-        self._more_to_free = (
-            row.advanced
-            and not (stopped or self._trouble or self._options.dry_run or self._options.grace_seconds)
-            and (bool(repacked.packs) or any(trashed.trashed_at <= drop_before for trashed in after.head.trash))
-        )
-        row = msgspec.structs.replace(
-            row,
-            stored_bytes=row.stored_bytes - freed + repacked.written_bytes,
-            repacked_packs=repacked.packs,
-            repacked_bytes=repacked.pack_bytes,
-            notes=tuple(dict.fromkeys(self._notes)),
-        )
-        return row if self._trouble is None else _with_trouble(row, self._trouble)
+        row = msgspec.structs.replace(row, notes=tuple(dict.fromkeys(self._notes)))
+        return row if self._trouble is None else with_trouble(row, *self._trouble)
+
+    def _swept(self, before: Head, after: CommittedHead) -> tuple[PipelineGc, CommittedHead]:
+        """What is garbage by `after`, or a newer HEAD, is gone, unless there is too much of it."""
+        after, census = self._census(after)
+        stopped = self._stopped(census)
+        row = msgspec.structs.replace(self._row(before, after.head, census), stopped=stopped)
+        if stopped or self._options.dry_run:
+            return row, after
+        deleted, freed = len(census.garbage), census.garbage.bytes
+        sweep(self._store, census, lambda done: self._progress(freed * done // deleted, freed))
+        stored = row.stored_bytes - freed
+        return msgspec.structs.replace(row, deleted_blobs=deleted, freed_bytes=freed, stored_bytes=stored), after
+
+    def _repacked(self, row: PipelineGc, head: Head) -> PipelineGc:
+        """Packs of which little is needed are written again, or would be; with `grace_seconds` 0 the old ones go."""
+        done = self._repack(head)
+        row = with_repacked(row, done)
+        if self._options.grace_seconds or not done.left:
+            return row
+        sizes = dict(done.left)
+        swept: Collection[Stored] = [stored for stored in sizes if stored.key.era < row.floor]
+        if not self._options.dry_run:
+            try:
+                swept = sweep_left(self._store, self._store.head(self._pipeline).head, sizes, self._manifests)
+            except EoctlError as error:
+                self._trouble = "what was re-packed is still there", error
+                return row
+        return with_swept(row, {stored: sizes[stored] for stored in swept}, names=self._options.names)
 
     def _row(self, before: Head, after: Head, census: Census) -> PipelineGc:
         """What was found and wanted; nothing is deleted and re-packed yet."""
@@ -227,7 +175,7 @@ class _Collection:
             advanced=after.era > before.era,
             era=after.era,
             floor=after.floor,
-            left_trash=len({t.entry.txid for t in before.trash} - {t.entry.txid for t in after.trash}),
+            left_trash=len(_known(before) - _known(after)),
             garbage_blobs=len(census.garbage),
             garbage_bytes=census.garbage.bytes,
             live_blobs=census.live_blobs,
@@ -242,10 +190,9 @@ class _Collection:
 
     def _census(self, after: CommittedHead) -> tuple[CommittedHead, Census]:
         """By this HEAD; by a newer one where somebody else has meanwhile dropped, and swept, what it names."""
-        read = self._reading.manifest_keys
         for _ in range(MAX_TRIES - 1):
             try:
-                census = take_census(self._store, after.head, read)
+                census = self._take_census(after.head)
             except CorruptError:
                 if not self._outdated(after.head):
                     raise
@@ -254,26 +201,48 @@ class _Collection:
                     return after, census
             after = self._store.head(self._pipeline)
             if self._options.dry_run:
-                after = msgspec.structs.replace(after, head=self._wanted(after.head))
-        return after, take_census(self._store, after.head, read)
+                after = self._thought(after)
+        return after, self._take_census(after.head)
+
+    def _take_census(self, head: Head) -> Census:
+        self._manifests = RootManifests(self._reading, self._pipeline)
+        return take_census(self._store, head, self._reading.manifest_keys, new=self._manifests.keys)
 
     def _outdated(self, head: Head) -> bool:
         """A root of it is none any more, so what only that one names may be gone."""
         return not manifests_of(head).keys() <= manifests_of(self._store.head(self._pipeline).head).keys()
 
     def _edit(self) -> tuple[Head, CommittedHead]:
-        """HEAD before and after what the rules and the clock want of it; a dry run only thinks it."""
+        """HEAD before and after what the rules and the clock want of it; a dry run only thinks it.
+
+        With `grace_seconds` 0 the next advance is due at once: what the first one has met in the trash is dropped, and
+        all that was uploaded before this run is below the floor.
+        """
         self._now = self._store.ambient.now()
         current = self._store.head(self._pipeline)
         if self._options.dry_run:
-            return current.head, msgspec.structs.replace(current, head=self._wanted(current.head))
-        if self._wanted(current.head) is current.head:
+            return current.head, self._thought(current)
+        before, after = self._swapped(current, self._wanted)
+        if after.head.era > before.era and not self._options.grace_seconds:
+            _, after = self._swapped(after, self._advanced)
+        return before, after
+
+    def _thought(self, current: CommittedHead) -> CommittedHead:
+        """HEAD as `_edit` would leave it."""
+        head = self._wanted(current.head)
+        if head.era > current.head.era and not self._options.grace_seconds:
+            head = self._advanced(head)
+        return msgspec.structs.replace(current, head=head)
+
+    def _swapped(self, current: CommittedHead, want: Callable[[Head], Head]) -> tuple[Head, CommittedHead]:
+        """HEAD before and after this edit, which gives the very value where there is nothing to do."""
+        if want(current.head) is current.head:
             return current.head, current
         before: list[Head] = []
 
         def edit(head: Head) -> Head:
             before.append(head)
-            wanted = self._wanted(head)
+            wanted = want(head)
             return edits.touch(head) if wanted is head else msgspec.structs.replace(wanted, seq=head.seq + 1)
 
         txid = TxId(self._store.ambient.new_id())
@@ -281,7 +250,7 @@ class _Collection:
         return before[-1], after
 
     def _wanted(self, head: Head) -> Head:
-        """Expired by the rules, and advanced where that is due; the very value where there is nothing to do."""
+        """Expired by the rules, and advanced where that is due."""
         self._decisions = ()
         if head.state == "destroyed":
             return head
@@ -290,10 +259,14 @@ class _Collection:
         if labels:
             head = edits.expire(head, labels, self._now)
         if abs(_between(head.advanced_at, self._now)) >= self._options.grace_seconds:
-            drop_before = _earlier(self._now, self._options.keep_trash_seconds)
-            floor = Era(min(head.era, self._in_use))
-            head = edits.advance(head, now=self._now, floor=floor, drop_before=drop_before)
+            head = self._advanced(head)
         return head
+
+    def _advanced(self, head: Head) -> Head:
+        if head.state == "destroyed":
+            return head
+        drop_before = _earlier(self._now, self._options.keep_trash_seconds)
+        return edits.advance(head, now=self._now, floor=Era(min(head.era, self._in_use)), drop_before=drop_before)
 
     def _stopped(self, census: Census) -> str:
         garbage = len(census.garbage)
@@ -302,30 +275,26 @@ class _Collection:
             return ""
         return f"{garbage} of {census.stored} blobs are garbage; if that is right, run again with --expect {garbage}"
 
-    def _repack(self, head: Head, packed: frozenset[str]) -> Repacked:
+    def _repack(self, head: Head) -> Repacked:
         """Where it fails, all that the sweep did stands, and the next run tries again."""
         if not self._options.repack or head.state != "active":
             return Repacked()
         try:
-            wasted = find_wasted(self._store, head, self._manifest, packed)
-            if not wasted:
-                return Repacked()
             if self._options.dry_run:
-                return self._noted(foresee(self._store, head, wasted))
-            return self._noted(repack(self._store, self._pipeline))
+                done = foresee(self._store, head, self._manifests)
+            elif find_wasted(self._store, head, self._manifests):
+                done = repack(self._store, self._pipeline, self._manifests)
+            else:
+                done = Repacked()
         except ConflictError as error:
             self._notes.append(f"nothing was re-packed this time: {error.message}")
+            return Repacked()
         except EoctlError as error:
             if not (isinstance(error, CorruptError | SnapshotNotFoundError) and self._outdated(head)):
-                self._trouble = error
-        return Repacked()
-
-    def _manifest(self, head: Head, entry: HeadEntry) -> Manifest:
-        return self._reading.manifest(head, entry, thorough=False)
-
-    def _noted(self, repacked: Repacked) -> Repacked:
-        self._notes += [f"not re-packed, damaged: {reason}" for reason in repacked.damaged]
-        return repacked
+                self._trouble = "nothing was re-packed", error
+            return Repacked()
+        self._notes += [f"not re-packed, damaged: {reason}" for reason in done.damaged]
+        return done
 
     def _back_up(self) -> None:
         """A copy of HEAD for the day on which it is lost; the oldest copies go."""
@@ -340,48 +309,16 @@ class _Collection:
         except EoctlError as error:
             self._notes.append(f"no copy of HEAD was kept: {error.message}")
 
-
-def _together(rows: list[PipelineGc]) -> PipelineGc:
-    """What the rounds did in sum, and how the last one left the pipeline."""
-    first, last = rows[0], rows[-1]
-    return msgspec.structs.replace(
-        last,
-        expired=first.expired,
-        kept=first.kept,
-        advanced=first.advanced,
-        left_trash=sum(row.left_trash for row in rows),
-        garbage_blobs=sum(row.garbage_blobs for row in rows),
-        garbage_bytes=sum(row.garbage_bytes for row in rows),
-        deleted_blobs=sum(row.deleted_blobs for row in rows),
-        freed_bytes=sum(row.freed_bytes for row in rows),
-        repacked_packs=sum(row.repacked_packs for row in rows),
-        repacked_bytes=sum(row.repacked_bytes for row in rows),
-        garbage=tuple(name for row in rows for name in row.garbage),
-    )
+    def _remove_old_pins(self) -> None:
+        try:
+            remove_old_pins(self._store, self._pipeline)
+        except EoctlError as error:
+            self._notes.append(f"pins that nobody keeps any more are still there: {error.message}")
 
 
-def _with_trouble(row: PipelineGc, error: EoctlError) -> PipelineGc:
-    return msgspec.structs.replace(
-        row,
-        error=error.kind,
-        message=f"nothing was re-packed: {error.message}",
-        hint=error.hint or "",
-        exit_code=error.exit_code,
-    )
-
-
-def _failed(pipeline: PipelineId, options: Options, error: EoctlError) -> PipelineGc:
-    message = error.message
-    if isinstance(error, CorruptError):
-        message = f"{message}; nothing was deleted"
-    return PipelineGc(
-        pipeline=pipeline.name,
-        dry_run=options.dry_run,
-        error=error.kind,
-        message=message,
-        hint=error.hint or "",
-        exit_code=error.exit_code,
-    )
+def _known(head: Head) -> set[str]:
+    """What is live or in the trash."""
+    return {entry.txid for entry in head.live} | {trashed.entry.txid for trashed in head.trash}
 
 
 def _between(earlier: str, later: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eoctl.services.gc import GcRun
+from eoctl.services.gc_rows import GcRun
 from eoctl.services.prometheus import Metric
 
 

@@ -32,7 +32,6 @@ from formats.manifest import (
 )
 from storage import layout
 from storage.audit import (
-    MAX_FRAME_BYTES,
     Content,
     Covering,
     Packing,
@@ -42,6 +41,7 @@ from storage.audit import (
     read_blocks,
 )
 from storage.backend import KeyAbsentError, LocalFile
+from storage.blob_check import MAX_FRAME_BYTES
 from storage.files import compressor, write_all
 from storage.os_errors import told
 from storage.packing import SMALL_BYTES

@@ -211,7 +211,7 @@ def _live_writers(store: Store, pipeline: PipelineId) -> tuple[str, ...]:
         number = record.process.partition(".")[0]
         here = record.host == store.ambient.host
         lives = number.isdecimal() and _process(int(number)) == record.process
-        fresh = now - found.modified_at < FRESH_SECONDS
+        fresh = abs(now - found.modified_at) < FRESH_SECONDS
         if record.note != SYNC_FAILED and (lives if here else fresh):
             where = f"process {number} of this host" if here else "another host"
             told.append(f"attempt {record.attempt}, {record.note}, {where}")

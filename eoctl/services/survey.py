@@ -13,17 +13,9 @@ from formats.head import Head, HeadEntry, roots
 from formats.ids import BlobKey, PipelineId
 from formats.manifest import Blocks, Inline, Manifest, StateFile, Whole, blob_key, blobs, files_of, packs_of
 from storage import layout
-from storage.audit import (
-    Checked,
-    Content,
-    Contents,
-    block_contents,
-    check_blob,
-    content_of,
-    coverings,
-    read_blocks,
-)
+from storage.audit import Content, Contents, block_contents, content_of, coverings, read_blocks
 from storage.backend import Key
+from storage.blob_check import Checked, check_blob
 from storage.blobs import Blobs
 from storage.store import Store, decode_manifest
 from storage.transfer import each

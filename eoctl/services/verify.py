@@ -24,15 +24,18 @@ from eoctl.services.resolve import Resolved
 from eoctl.services.roots import distinct, identity
 from eoctl.services.values import DamagedFile, Verification
 from formats.canonical import MAX_STRING_BYTES
-from formats.errors import CorruptError, SnapshotNotFoundError, UsageError
+from formats.errors import BlobGoneError, CorruptError, SnapshotNotFoundError, UsageError
 from formats.head import LOST_HEAD, Head, HeadEntry, roots
 from formats.ids import BlobKey, PipelineId
-from formats.manifest import Inline, Manifest, blobs, files_of
+from formats.manifest import Inline, blobs_of, count_files, files_of
+from formats.manifest_series import Read
 from formats.report import Damage, LevelName, Report, fitting
 from storage import layout
-from storage.audit import Checked, Contents, check_blob, find_faults
+from storage.audit import Contents, find_faults
+from storage.blob_check import Checked, check_blob
 from storage.blobs import Blobs
 from storage.head import CommittedHead
+from storage.root_manifests import RootManifests
 from storage.store import Store
 from storage.transfer import each
 
@@ -111,8 +114,8 @@ class _Look:
         """What is damaged of these roots. `whole`: they are all there are."""
         reader = Blobs(self._store.backend, self._pipeline, self._store.hash)
         contents = Contents(reader) if self._level is Level.FULL else None
-        for manifest in self._read(head, entries):
-            self._take(manifest, contents)
+        for read in self._read(head, entries):
+            self._take(read, contents)
         by_listing = whole or len(self._sizes) > MAX_STATS
         self._suspects |= find_faults(reader, self._sizes, by_listing=by_listing)
         for checked in self._check(reader, contents):
@@ -165,27 +168,32 @@ class _Look:
             restore_seconds=self._restore_seconds,
         )
 
-    def _read(self, head: Head, entries: list[HeadEntry]) -> Iterator[Manifest]:
+    def _read(self, head: Head, entries: list[HeadEntry]) -> Iterator[Read]:
         """The readable manifests, each once; the others are noted."""
+        manifests = RootManifests(self._store, self._pipeline)
         for entry in distinct(entries).values():
-            manifest = read_manifest(self._store, head, entry)
-            if isinstance(manifest, str):
-                self._manifests[identity(entry)] = manifest
-            else:
-                self._bytes += entry.manifest_bytes
-                yield manifest
+            try:
+                read = manifests.read(head, entry)
+            except (BlobGoneError, CorruptError):
+                manifest = read_manifest(self._store, head, entry)
+                if isinstance(manifest, str):
+                    self._manifests[identity(entry)] = manifest
+                    continue
+                read = Read(manifest, [file for _, _, file in files_of(manifest)])
+            self._bytes += entry.manifest_bytes
+            yield read
 
-    def _take(self, manifest: Manifest, contents: Contents | None) -> None:
+    def _take(self, read: Read, contents: Contents | None) -> None:
         """What the manifest needs is noted, and what lies in itself is checked."""
-        for key, size in blobs(manifest).items():
+        self._files += count_files(read.manifest)
+        for key, size in blobs_of(read.manifest.packs, read.new).items():
             if self._sizes.setdefault(key, size) != size:
                 self._suspects[key] = "manifests tell its size in two ways"
-        for _, _, file in files_of(manifest):
-            self._files += 1
+        for file in read.new:
             if isinstance(file.place, Inline) and self._store.hash.digest(file.place.data) != file.digest:
                 self._inline_is_wrong = True
         if contents is not None:
-            contents.add(manifest)
+            contents.add_files(read.new)
 
     def _check(self, reader: Blobs, contents: Contents | None) -> Iterator[Checked]:
         """The bytes of the blobs whose turn it is, several at a time."""

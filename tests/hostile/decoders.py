@@ -21,6 +21,7 @@ from formats.head import decode_head, encode_head
 from formats.ids import BlobKey, HashAlgorithm
 from formats.manifest import MAX_MANIFEST_BYTES, Manifest, blobs, check_manifest, files_of
 from formats.manifest_keys import ManifestKeys, keys_of
+from formats.manifest_series import Series
 from formats.names import check_file_name, check_file_names
 from formats.report import decode_report, encode_report
 from storage.pins import MAX_PIN_BYTES, PinRecord
@@ -65,8 +66,16 @@ def _head(data: bytes) -> str:
 
 
 def _json_manifest(data: bytes) -> str:
-    manifest = decode(data, Manifest, what="it", max_bytes=MAX_MANIFEST_BYTES)
-    check_manifest(manifest)
+    """A series reads what is lawful, and nothing else (formats/manifest_series.py)."""
+    by_series = Series().read(data)
+    try:
+        manifest = decode(data, Manifest, what="it", max_bytes=MAX_MANIFEST_BYTES)
+        check_manifest(manifest)
+    except EoctlError:
+        assert by_series is None
+        raise
+    assert by_series is not None
+    assert by_series.manifest == manifest
     _check(manifest, data)
     return ACCEPTED
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage import layout
-from storage.audit import Checked
+from storage.blob_check import Checked
 from tests.hostile import flips
 from tests.hostile.flips import FAULTS, UNHARMED, UNSEEN, Specimen, run, try_flip
 from tests.hostile.specimen import CONTENTS, PIPELINE

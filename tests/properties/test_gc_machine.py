@@ -14,7 +14,8 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
-from eoctl.services.gc import Options, PipelineGc, collect
+from eoctl.services.gc import Options, collect
+from eoctl.services.gc_rows import PipelineGc
 from eoctl.services.retention import Policy
 from formats.ids import BlobKey, Era
 from storage import layout

@@ -20,6 +20,7 @@ import storage.gc
 import storage.head
 import storage.pins
 import storage.repack
+import storage.root_manifests
 import storage.session
 import storage.store
 from eoctl.selftest.wire import Wire
@@ -231,7 +232,9 @@ def a_failed_sync_is_an_unknown_outcome(patch: Patch) -> None:
 def _with_garbage(patch: Patch, change: Callable[[Head], Head]) -> None:
     """The census is taken by another HEAD than the committed one."""
     real = storage.gc.take_census
-    patch.setattr(eoctl.services.gc, "take_census", lambda store, head, *more: real(store, change(head), *more))
+    patch.setattr(
+        eoctl.services.gc, "take_census", lambda store, head, *more, **ways: real(store, change(head), *more, **ways)
+    )
 
 
 @bug
@@ -272,9 +275,9 @@ def gc_blind_to_manifests(patch: Patch) -> None:
 
 @bug
 def an_unreadable_manifest_is_empty(patch: Patch) -> None:
-    real = storage.store.Store.manifest_keys
+    real = storage.root_manifests.RootManifests.keys
 
-    def manifest_keys(self, head: Head, entry: HeadEntry) -> ManifestKeys:
+    def keys(self, head: Head, entry: HeadEntry) -> ManifestKeys:
         try:
             return real(self, head, entry)
         except EoctlError:
@@ -289,7 +292,7 @@ def an_unreadable_manifest_is_empty(patch: Patch) -> None:
                 packs=(),
             )
 
-    patch.setattr(storage.store.Store, "manifest_keys", manifest_keys)
+    patch.setattr(storage.root_manifests.RootManifests, "keys", keys)
 
 
 @bug
@@ -313,10 +316,11 @@ def sweep_before_the_swap(patch: Patch) -> None:
 def an_old_head_with_a_newer_floor(patch: Patch) -> None:
     old: dict[str, Head] = {}
 
-    def stale(store, head, *more):
+    def stale(store, head, *more, **ways):
         before = old.setdefault(head.pipeline, head)
         old[head.pipeline] = head
-        return storage.gc.take_census(store, msgspec.structs.replace(before, floor=head.floor, era=head.era), *more)
+        newer = msgspec.structs.replace(before, floor=head.floor, era=head.era)
+        return storage.gc.take_census(store, newer, *more, **ways)
 
     patch.setattr(eoctl.services.gc, "take_census", stale)
 
@@ -363,17 +367,17 @@ def repack_swaps_live_entries_only(patch: Patch) -> None:
 
 def _repack_and_delete(store, pipeline, *more):
     """The old packs are deleted as soon as they were left behind."""
-    work = storage.repack._Repacking(store, *more)
+    work = storage.repack._Repacking(store, *(more or (storage.root_manifests.RootManifests(store, pipeline),)))
     left: list[BlobKey] = []
-    real = storage.repack.find_wasted
+    real = storage.repack._wasted
 
-    def noting(store, head, *others):
-        found = real(store, head, *others)
+    def noting(needs, head):
+        found = real(needs, head)
         left[:] = [pack.key for pack in found]
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage.repack, "find_wasted", noting)
+        patch.setattr(storage.repack, "_wasted", noting)
         storage.session.Session(store, pipeline, based=False).rewrite(work.plan, beside_readers=True)
     store.backend.delete([layout.blob(pipeline, key) for key in left])
     return work.result

@@ -29,6 +29,7 @@ from formats.manifest import (
     StateFile,
     check_manifest,
 )
+from formats.manifest_series import Series
 from storage.store import decode_manifest, encode_manifest
 from tests.support.examples import MANIFEST, PACK_A, PACK_B, digest
 
@@ -55,7 +56,17 @@ def stored(data: bytes) -> bytes:
 
 
 def read(data: bytes) -> Manifest:
-    return decode_manifest(stored(data), "it")
+    """By both readers: a series, whatever it has read before, takes what is lawful and nothing else."""
+    first, later = Series(), Series()
+    assert later.read(encode(MANIFEST)) is not None
+    found = [series.read(data) for series in (first, later)]
+    try:
+        manifest = decode_manifest(stored(data), "it")
+    except EoctlError:
+        assert found == [None, None]
+        raise
+    assert [None if each is None else each.manifest for each in found] == [manifest, manifest]
+    return manifest
 
 
 def test_the_example_is_lawful_and_its_change_is_seen() -> None:

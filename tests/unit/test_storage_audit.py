@@ -10,17 +10,9 @@ import zstandard
 from formats.ids import BlobKey, Digest, Era, HashAlgorithm, PipelineId
 from formats.manifest import BLOCK_BYTES
 from storage import layout
-from storage.audit import (
-    MAX_FRAME_BYTES,
-    MISSING,
-    OTHER_CONTENT,
-    Content,
-    Contents,
-    Packing,
-    check_blob,
-    find_faults,
-)
+from storage.audit import MISSING, OTHER_CONTENT, Content, Contents, Packing, find_faults
 from storage.backends.memory import MemoryBackend
+from storage.blob_check import MAX_FRAME_BYTES, check_blob
 from storage.blobs import Blobs
 from tests.support.stores import manifest_at, new_store, noise, text, three_checkpoints
 
