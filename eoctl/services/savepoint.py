@@ -1,0 +1,330 @@
+"""Savepoints: portable copies of state, owned by the user, that retention never touches.
+
+One is written as a folder first, beside its place or in the store's scratch space; then it is renamed to its place, or
+its files are stored and one commit makes them a snapshot. So there is all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eoctl.engines.directory import capture_tree
+from eoctl.services.resolve import Resolved, row_of
+from eoctl.services.restore import held
+from eoctl.services.savepoint_build import SnapshotSource, Told, build, names_of
+from eoctl.services.savepoint_records import head_of, operators_of, paths_of, properties_of
+from eoctl.services.savepoint_sources import source_of_folder, source_of_snapshot
+from eoctl.services.savepoint_values import MoveRow, SavedState, SavepointCreated
+from eoctl.services.values import ForeignRow, SnapshotRow
+from formats.errors import ConflictError, CorruptError, UsageError
+from formats.ids import HashAlgorithm, PipelineId, check_name
+from formats.manifest import Engine, Manifest, Metrics, PackRef, Role, StateFile, files_of, packs_of
+from formats.remap import Move, OperatorMapping, plan_remap
+from formats.savepoint import COORDINATOR, HEAD_NAME, SavepointFile, SavepointHead, encode_head, parts_of
+from storage.blobs import Blobs, digest_of
+from storage.extract import Extraction, fresh_directory, sync_tree
+from storage.ingest import Ingest, Tally
+from storage.os_errors import told
+from storage.session import Session
+from storage.store import Store
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """How a savepoint is to be made. `executor` writes tables beside this process; None: this process."""
+
+    mapping: OperatorMapping = OperatorMapping()
+    executor: Executor | None = None
+    progress: Told = lambda _: None
+    tags: tuple[str, ...] = ()
+
+
+def create_in_store(
+    store: Store, resolved: Resolved, name: str, wish: Wish, *, target: Store | None = None
+) -> SavepointCreated:
+    """The store, or `target`, has a savepoint `name` of the snapshot, in the snapshot's pipeline.
+
+    Raises: BadNameError, ConflictError (the name is taken), BadRemapError, IncompatibleError, UnsupportedError,
+    CorruptError, NoSpaceError.
+    """
+    into = target or store
+    _check_free(into, resolved.pipeline, name)
+    began = store.ambient.elapsed()
+    notes: list[str] = []
+    with _held_source(store, resolved, notes) as source, _scratch(into) as folder:
+        moves = plan_remap(names_of(source), wish.mapping)
+        head = build(folder, source, moves, executor=wish.executor, progress=wish.progress)
+        if head.hash != into.hash:
+            head = _rehashed(folder, head, into.hash)
+        row = _commit(into, resolved.pipeline, name, folder, head, wish.tags)
+        moved = move_rows(source, moves)
+    return _created(row, head, moved, into.ambient.elapsed() - began, notes)
+
+
+def create_folder(store: Store, resolved: Resolved, target: Path, wish: Wish) -> SavepointCreated:
+    """`target` is a savepoint's folder, or does not exist. Raises: as `create_in_store`, UsageError."""
+    notes: list[str] = []
+    began = store.ambient.elapsed()
+    with _held_source(store, resolved, notes) as source:
+        head, moves = write_folder(source, target, wish)
+        moved = move_rows(source, moves)
+    row = folder_row(target, head)
+    return _created(row, head, moved, store.ambient.elapsed() - began, notes)
+
+
+def write_folder(source: SnapshotSource, target: Path, wish: Wish) -> tuple[SavepointHead, Sequence[Move]]:
+    """`target` is a savepoint's folder made of a snapshot that is open."""
+    with fresh_directory(target) as temporary:
+        moves = plan_remap(names_of(source), wish.mapping)
+        head = build(temporary, source, moves, executor=wish.executor, progress=wish.progress)
+        sync_tree(temporary, 1 + sum(1 for _ in parts_of(head)))
+    return head, moves
+
+
+def plan(store: Store, resolved: Resolved, mapping: OperatorMapping) -> tuple[MoveRow, ...]:
+    """What `create` would do with each operator. Raises: BadRemapError, IncompatibleError."""
+    with source_of_snapshot(store, resolved, verified=False) as source:
+        return move_rows(source, plan_remap(names_of(source), mapping))
+
+
+def move_rows(source: SnapshotSource, moves: Sequence[Move]) -> tuple[MoveRow, ...]:
+    states = {
+        operator.state.id: tuple(sorted(table.schema.name for table in operator.open()))
+        for operator in source.operators
+    }
+    return tuple(
+        MoveRow(
+            old=str(move.old),
+            old_id=move.old.id,
+            new="" if move.new is None else str(move.new),
+            new_id="" if move.new is None else move.new.id,
+            action=move.action,
+            states=states.get(move.old.id, ()),
+        )
+        for move in moves
+    )
+
+
+def export(store: Store, resolved: Resolved, target: Path) -> SavepointHead:
+    """`target` is the folder of a savepoint of the store, every byte of it checked.
+
+    Raises: UnsupportedError (no portable savepoint), UsageError, CorruptError, NoSpaceError.
+    """
+    notes: list[str] = []
+    with fresh_directory(target) as temporary, held(store, resolved, notes, reason="export") as found:
+        manifest = store.manifest(found.head, found.entry)
+        head = head_of(manifest)
+        paths = paths_of(manifest)
+        extraction = Extraction(blobs=Blobs(store.backend, resolved.pipeline, store.hash), remote=store.place.remote)
+        files = [
+            replace(file, name=paths[f"{operator.id}/{COORDINATOR if subtask is None else subtask.index}/{file.name}"])
+            for operator, subtask, file in files_of(manifest)
+        ]
+        extraction.tree(temporary, files, ())
+        with told(target):
+            (temporary / HEAD_NAME).write_bytes(encode_head(head))
+        sync_tree(temporary, extraction.done.files + 1)
+    return head
+
+
+def import_folder(
+    store: Store, pipeline: PipelineId, name: str, folder: Path, tags: tuple[str, ...] = ()
+) -> SavepointCreated:
+    """The store has the savepoint of that folder, which was checked throughout first.
+
+    Raises: ConflictError (the name is taken), CorruptError, BadManifestError, UnsupportedError.
+    """
+    from eoctl.services.savepoint_check import check_folder  # noqa: PLC0415
+
+    _check_free(store, pipeline, name)
+    began = store.ambient.elapsed()
+    head, source = source_of_folder(folder)
+    found = check_folder(folder, elapsed=store.ambient.elapsed)
+    if found.damaged:
+        first = found.damaged[0]
+        raise CorruptError(f"{folder}/{first.path}: {first.reason}", hint=f"eoctl savepoint verify {folder}")
+    if head.hash != store.hash:
+        head = _rehashed(folder, head, store.hash)
+    row = _commit(store, pipeline, name, folder, head, tags)
+    moved = move_rows(source, plan_remap(names_of(source), OperatorMapping()))
+    return _created(row, head, moved, store.ambient.elapsed() - began, [])
+
+
+def folder_row(folder: Path, head: SavepointHead) -> SnapshotRow:
+    """A savepoint's folder as a row of a list."""
+    sizes = [size for _, size, _ in parts_of(head)]
+    return ForeignRow(
+        pipeline=head.pipeline,
+        id=0,
+        kind="savepoint",
+        name=folder.name,
+        created_at=head.origin.taken_at,
+        attempt=0,
+        full_bytes=sum(sizes),
+        added_bytes=sum(sizes),
+        files=len(sizes),
+        added_files=len(sizes),
+        referenced_files=0,
+        tags=(),
+        status="complete",
+        engine=_engine(head).kind,
+        path=str(folder),
+    )
+
+
+def _rehashed(folder: Path, head: SavepointHead, algorithm: HashAlgorithm) -> SavepointHead:
+    """The head with the digests of another hash: that of the store which is to hold it."""
+
+    def digest(path: str) -> str:
+        with told(folder / path), (folder / path).open("rb") as file:
+            return digest_of(file, algorithm)
+
+    def again(files: tuple[SavepointFile, ...]) -> tuple[SavepointFile, ...]:
+        return tuple(replace(file, digest=digest(file.path)) for file in files)
+
+    operators = tuple(
+        replace(
+            operator,
+            tables=tuple(replace(table, digest=digest(table.path)) for table in operator.tables),
+            subtasks=tuple(replace(subtask, files=again(subtask.files)) for subtask in operator.subtasks),
+            coordinator=again(operator.coordinator),
+        )
+        for operator in head.operators
+    )
+    return replace(head, hash=algorithm, operators=operators)
+
+
+def saved_states(head: SavepointHead) -> tuple[SavedState, ...]:
+    return tuple(
+        SavedState(
+            operator=operator.uid or operator.id,
+            name=table.schema.name,
+            kind=table.schema.kind,
+            rows=table.rows,
+            bytes=table.bytes,
+            path=table.path,
+            key=table.schema.key,
+            value=table.schema.value,
+        )
+        for operator in head.operators
+        for table in operator.tables
+    )
+
+
+@contextmanager
+def _held_source(store: Store, resolved: Resolved, notes: list[str]) -> Iterator[SnapshotSource]:
+    with held(store, resolved, notes, reason="savepoint") as found, source_of_snapshot(store, found) as source:
+        yield source
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[Path]:
+    with told(store.place.scratch):
+        store.place.scratch.mkdir(parents=True, exist_ok=True)
+        work = tempfile.TemporaryDirectory(prefix=f"{store.ambient.new_id()}.savepoint-", dir=store.place.scratch)
+    with work as name:
+        yield Path(name)
+
+
+def _check_free(store: Store, pipeline: PipelineId, name: str) -> None:
+    """The name may be a savepoint's, and none has it. Raises: BadNameError, UsageError, ConflictError."""
+    check_name(name, "savepoint")
+    if name.isdecimal():
+        raise UsageError(f"a number names a checkpoint: {name!r}", hint="give the savepoint a name with a letter")
+    if pipeline not in set(store.pipelines()):
+        return
+    head = store.head(pipeline).head
+    taken = [*head.live, *(trashed.entry for trashed in head.trash), *(hold.entry for hold in head.holds)]
+    if any(entry.label == name for entry in taken):
+        raise ConflictError(f"{pipeline}@{name} exists", hint="choose another name, or delete that one and run gc")
+
+
+def _commit(
+    store: Store, pipeline: PipelineId, name: str, folder: Path, head: SavepointHead, tags: tuple[str, ...]
+) -> SnapshotRow:
+    """The files of the folder are stored, and a savepoint."""
+    store.make_pipeline(pipeline)
+    session = Session(store, pipeline)
+    began = store.ambient.elapsed()
+    tree = capture_tree(folder, Engine(kind="directory"))
+    digests = {path: digest for path, _, digest in parts_of(head)}
+    sources = [file for file in tree.files if file.name in digests]
+
+    def manifest(session: Session) -> Manifest:
+        ingest = Ingest(session=session, checkpoint=0, link=True, tally=Tally())
+        stored = {file.name: file for file in ingest.tree(folder, sources, {}, "opaque")}
+        for path, digest in digests.items():
+            if path not in stored or stored[path].digest != digest:
+                raise CorruptError(f"a file of the savepoint is not what its head says: {path}")
+
+        def file_at(path: str, own: str, role: Role) -> StateFile:
+            found = stored[path]
+            return StateFile(
+                name=own,
+                bytes=found.bytes,
+                digest=found.digest,
+                place=found.place,
+                first_stored_in=found.first_stored_in,
+                role=role,
+            )
+
+        operators = operators_of(head, file_at)
+        keys = {key for file in stored.values() for key in packs_of(file)}
+        return Manifest(
+            format="eoctl.manifest",
+            version=1,
+            store=store.record.id,
+            pipeline=pipeline.name,
+            kind="savepoint",
+            id=0,
+            name=name,
+            txid=session.txid,
+            created_at=store.ambient.now(),
+            attempt=0,
+            hash=store.hash,
+            engine=_engine(head),
+            operators=operators,
+            packs=tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(keys)),
+            metrics=Metrics(
+                full_bytes=ingest.tally.total_bytes,
+                added_bytes=ingest.tally.added_bytes,
+                stored_bytes=ingest.tally.stored_bytes,
+                duration_micros=int((store.ambient.elapsed() - began) * 1e6),
+            ),
+            tags=tuple(sorted(set(tags))),
+            sources=head.sources,
+            sinks=head.sinks,
+            properties=properties_of(head),
+        )
+
+    entry = session.commit(manifest)
+    return row_of(session.head.head, entry)
+
+
+def _engine(head: SavepointHead) -> Engine:
+    kinds = {operator.engine.kind for operator in head.operators}
+    return Engine(kind=kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "eoctl")
+
+
+def _created(
+    row: SnapshotRow, head: SavepointHead, moves: tuple[MoveRow, ...], seconds: float, notes: list[str]
+) -> SavepointCreated:
+    states = saved_states(head)
+    return SavepointCreated(
+        snapshot=row,
+        source=head.origin.snapshot,
+        states=states,
+        moves=moves,
+        remapped={move.old: move.new for move in moves if move.action in {"remapped", "merged"}},
+        dropped=tuple(move.old for move in moves if move.action == "dropped"),
+        non_restored=tuple(move.old for move in moves if move.action == "not restored"),
+        rows=sum(state.rows for state in states),
+        seconds=seconds,
+        notes=tuple(notes),
+    )

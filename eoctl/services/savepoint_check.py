@@ -1,0 +1,81 @@
+"""Whether a savepoint's folder is whole: every byte against its digest, every row against the rules of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from eoctl.services.savepoint_build import within
+from eoctl.services.savepoint_sources import read_head, source_of_folder
+from eoctl.services.savepoint_values import SavepointCheck, SavepointDamage
+from formats.errors import EoctlError
+from formats.keygroup_columns import misplaced
+from formats.savepoint import SavepointHead, SavepointOperator, SavepointTable, parts_of
+from formats.state import StateTable
+from storage.blobs import digest_of
+from storage.os_errors import told
+
+
+def check_folder(path: Path, *, elapsed: Callable[[], float]) -> SavepointCheck:
+    """What is wrong with the files of the folder. Raises: what reading the head raises."""
+    began = elapsed()
+    head = read_head(path)
+    damaged = {place: reason for place, reason in _files(path, head) if reason}
+    rows = tables = 0
+    if not damaged:
+        _, source = source_of_folder(path)
+        for saved, operator in zip(head.operators, source.operators, strict=True):
+            expected = {(table.schema.name, table.schema.kind): table for table in saved.tables}
+            for name, table in expected.items():
+                tables += 1
+                try:
+                    found = [one for one in operator.open() if (one.schema.name, one.schema.kind) == name]
+                    rows += _rows(saved, table, found)
+                except EoctlError as error:
+                    damaged[table.path] = error.message
+    return SavepointCheck(
+        path=str(path),
+        tables=tables,
+        rows=rows,
+        files=sum(1 for _ in parts_of(head)),
+        bytes=sum(size for _, size, _ in parts_of(head)),
+        damaged=tuple(SavepointDamage(path=place, reason=reason) for place, reason in sorted(damaged.items())),
+        seconds=elapsed() - began,
+    )
+
+
+def _files(path: Path, head: SavepointHead) -> Iterator[tuple[str, str]]:
+    for place, size, digest in parts_of(head):
+        file = path / place
+        if file.is_symlink() or not file.is_file():
+            yield place, "it is missing"
+            continue
+        with told(file), file.open("rb") as opened:
+            found = file.stat().st_size
+            if found != size:
+                yield place, f"it has {found} bytes, not {size}"
+            elif digest_of(opened, head.hash) != digest:
+                yield place, "it does not match its digest"
+    known = {place for place, _, _ in parts_of(head)}
+    for file in sorted(path.rglob("*.parquet")):
+        name = file.relative_to(path).as_posix()
+        if name not in known:
+            yield name, "the head does not name it"
+
+
+def _rows(operator: SavepointOperator, table: SavepointTable, found: list[StateTable]) -> int:
+    """How many rows the table has. Raises: BadManifestError, CorruptError where they break a rule."""
+    from formats.errors import BadManifestError  # noqa: PLC0415
+
+    if len(found) != 1 or found[0].schema != table.schema:
+        raise BadManifestError("the table is of another state than the head says")
+    limit = operator.max_parallelism if table.schema.keyed and not table.schema.properties.get("partition") else 0
+    rows = 0
+    for batch in within(found[0].scan(), limit, table.schema.name):
+        rows += len(batch)
+        if limit and (at := misplaced(table.schema, batch, limit)) is not None:
+            group, key = batch["key_group"][at].as_py(), batch["key"][at].as_py()
+            raise BadManifestError(f"a key outside of its key group: {key[:40].hex()} in key group {group}")
+    if rows != table.rows:
+        raise BadManifestError(f"{rows} rows, not {table.rows}")
+    return rows
