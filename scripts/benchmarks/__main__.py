@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmarks import commands, states
+from scripts.benchmarks import commands, s3, states
 from scripts.benchmarks.lifecycle import Bench, progress
 from scripts.benchmarks.machine import describe_machine, describe_versions
 from scripts.benchmarks.measure import Runner
@@ -41,6 +41,8 @@ SUITES = {
     "startup": Suite(commands.startup, 15, 2, "the cost of starting each tool"),
     "list": Suite(commands.list_checkpoints, 9, 2, "listing 1,000 checkpoints"),
     "increment": Suite(commands.increment, 5, 1, "an increment on 100 and on 100,000 files"),
+    "s3": Suite(s3.s3, 3, 1, "a state and small files on S3 (SeaweedFS), beside rclone and boto3"),
+    "s3-memory": Suite(s3.s3_memory, 1, 0, "peak memory while 100 files of 64 MiB go to S3 and back"),
     "memory": Suite(states.memory, 1, 0, "peak memory as the state grows (--gb 1 10 100 1000)"),
 }
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,10 @@ class Runner:
         self._min_free_bytes = min_free_bytes
         self._environment = tool_environment(directory / "home")
         (directory / "home").mkdir(parents=True, exist_ok=True)
+
+    def add_environment(self, values: Mapping[str, str]) -> None:
+        """Every command from now on has these variables, too."""
+        self._environment |= values
 
     def output(self) -> str:
         """The standard output of the last command."""

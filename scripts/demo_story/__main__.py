@@ -12,6 +12,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +44,8 @@ QUICK = Size(customers=60_000, orders=6_000)
 class Story:
     """One telling, in one folder."""
 
-    def __init__(self, screen: Screen, folder: Path, size: Size) -> None:
+    def __init__(self, screen: Screen, folder: Path, size: Size, store: str = "store") -> None:
+        self._store = store
         self._screen = screen
         self._shell = Shell(screen, folder)
         self._size = size
@@ -64,8 +67,8 @@ class Story:
 
     def _begin(self) -> Program:
         self._screen.heading("1. A store, and a program that keeps state in RocksDB")
-        self._shell.run("eoctl store init store")
-        self._shell.export("EOCTL_STORE", "store")
+        self._shell.export("EOCTL_STORE", self._store)
+        self._shell.run("eoctl store init")
         self._screen.tell(
             f"""The writer takes in a stream of orders. It keeps {self._size.customers:,} customers in RocksDB, about
             {self._size.megabytes} MB, and stays alive with the database open. Offset: the number of the order that
@@ -160,7 +163,7 @@ class Story:
     def _start(self, state: str) -> tuple[Program, str]:
         """A writer of that state, and what it says first."""
         module = ("python", "-m", "scripts.demo_story.writer")
-        options = ("--store", "store", "--keys", str(self._size.customers))
+        options = ("--store", self._store, "--keys", str(self._size.customers))
         writer = Program(self._shell, "writer", (*module, state, *options))
         self._programs.append(writer)
         return writer, writer.heard()
@@ -182,10 +185,21 @@ class Story:
         return int(source["offsets"]["partition-0"])
 
 
+@contextmanager
+def _server(screen: Screen) -> Iterator[str]:
+    """The URL for a store on a server that lives as long as the story."""
+    from scripts.s3_server import s3_server  # noqa: PLC0415  (the other story needs none of it)
+
+    screen.tell("A SeaweedFS server is started on unused ports of loopback, with its data in a folder of its own.")
+    with s3_server() as server:
+        yield server.url(server.bucket(), "demo")
+
+
 def main() -> int:
     """0: everything was as told."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK.megabytes} MB, not {FULL.megabytes}")
+    parser.add_argument("--s3", action="store_true", help="on a real S3 server (SeaweedFS), not on disk")
     parser.add_argument("--keep", action="store_true", help="leave the store and the states")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
@@ -195,7 +209,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="eoctl."))
     began = time.monotonic()
     try:
-        Story(screen, folder, size).tell()
+        with _server(screen) if arguments.s3 else nullcontext("store") as store:
+            Story(screen, folder, size, store).tell()
     except NotAsToldError as error:
         print(f"\nNOT AS TOLD: {error}", file=sys.stderr)
         return 1

@@ -64,7 +64,7 @@ class Shell:
         self.environment = {**kept, "NO_COLOR": "1", "COLUMNS": str(COLUMNS), "LC_ALL": "C.UTF-8"}
 
     def export(self, name: str, value: str) -> None:
-        self.screen.block(f"$ export {name}={value}")
+        self.screen.block(f"$ export {name}={shlex.quote(value)}")
         self.environment[name] = value
 
     def run(self, command: str) -> str:

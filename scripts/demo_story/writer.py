@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec.structs import replace
 from rocksdict import DBCompressionType, Options, Rdict, WriteBatch
 
 from eoctl import RocksdbCheckpoint
@@ -35,7 +37,7 @@ from scripts.demo_story.orders import (
     offset_value,
     value_of,
 )
-from storage.backend import Backend, Body, Folder, Found, Key, Place, Reach, Unfinished, Version
+from storage.backend import Backend, Body, Folder, Found, Key, Reach, Unfinished, Version
 from storage.backends.urls import open_place
 from storage.store import open_store
 
@@ -129,16 +131,12 @@ class Halting:
 
     def __init__(self) -> None:
         self.armed = False
+        self.first = threading.Lock()
 
     def pipeline(self, url: str) -> PipelineHandle:
         ambient = system_ambient()
         place = open_place(url, ambient.new_id()[:12])
-        place = Place(
-            url=place.url,
-            backend=HaltingBackend(place.backend, self),
-            scratch=place.scratch,
-            make_folders=place.make_folders,
-        )
+        place = replace(place, backend=HaltingBackend(place.backend, self))
         return PipelineHandle(open_store(place, ambient), PipelineId("orders"))
 
 
@@ -152,7 +150,8 @@ class HaltingBackend:
     def create(self, key: Key, body: Body) -> bool:
         created = self._inner.create(key, body)
         if self._halting.armed and "/o/" in key.path:
-            say("a checkpoint is under way, its first blob is stored")
+            if self._halting.first.acquire(blocking=False):
+                say("a checkpoint is under way, its first blob is stored")
             while True:
                 time.sleep(60)
         return created
