@@ -47,7 +47,8 @@ def repair(
     --from (restored files, the live state, a copy of the store) and in the store itself; they are stored anew, and the
     snapshots concerned name them instead. Nothing is overwritten. Exit 3: something stays damaged.
 
-    --rebuild-head shows which snapshots of a lost HEAD could be had again, and writes nothing without --yes.
+    --rebuild-head shows which snapshots of a lost HEAD could be had again, and writes nothing without --yes. Exit 3:
+    some could not.
 
     Example:
         eoctl store repair -p orders --from /mnt/backup/eoctl --from /var/lib/app/state
@@ -160,6 +161,8 @@ def _rebuild(invocation: Invocation, name: str, *, write: bool) -> None:
             lambda: _head_lines(rebuilt, invocation.out),
             brief=lambda: (one.snapshot for one in rebuilt.snapshots),
         )
+    if rebuilt.left_out:
+        raise typer.Exit(exit_codes.ANSWER_NO)
 
 
 def _head_lines(rebuilt: HeadRebuild, out: Output) -> Iterator[str]:

@@ -154,9 +154,18 @@ def test_snapshots_that_are_left_out_are_named(damaged: CommandLine) -> None:
     assert done.code == 12
     assert "nothing whole was found of orders" in done.err
     proposed = damaged("store", "repair", "-p", "orders", "--rebuild-head", "--json")
-    left = document(proposed)["rebuilt"]["left_out"]
+    left = document(proposed, 3)["rebuilt"]["left_out"]
     assert [one["snapshot"] for one in left] == ["orders@1", "orders@2"]
     assert all("content does not match its digest" in one["reason"] for one in left)
+
+
+def test_what_is_left_out_is_told_by_the_exit_code_when_head_is_made(newest_is_damaged: CommandLine) -> None:
+    (newest_is_damaged.store / "p/orders/HEAD").unlink()
+    done = newest_is_damaged("store", "repair", "-p", "orders", "--rebuild-head", "--yes")
+    assert done.code == 3
+    assert done.lines[-1].startswith("HEAD is made: 2 snapshots, copied ")
+    assert any(line.startswith("left out: orders@3: ") for line in done.lines)
+    newest_is_damaged.ok("restore", "orders@latest", "--to", "restored")
 
 
 # restore --fallback
