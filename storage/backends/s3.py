@@ -89,7 +89,7 @@ class S3Backend:
             reply = self._s3.ask("HeadObject", key, Key=self._s3.name(key.path))
         except KeyAbsentError:
             return None
-        return Found(key, int(reply["ContentLength"]), _moment(reply))
+        return Found(key, int(self._s3.told(reply, "ContentLength")), self._moment(reply))
 
     def open(self, key: Key, start: int = 0, length: int | None = None) -> BinaryIO:
         if key.swappable and start == 0 and length is None:
@@ -119,7 +119,7 @@ class S3Backend:
         else:
             etag = known[1]
         reply = self._put(key, Span(body, 0, len(body)), IfMatch=etag)
-        self._etags[key.path] = version_of(body), reply["ETag"]
+        self._etags[key.path] = version_of(body), self._s3.told(reply, "ETag")
 
     def list(self, prefix: Key, *, reach: Reach = Reach.ALL) -> Iterator[Found | Folder | Unfinished]:
         match reach:
@@ -152,8 +152,9 @@ class S3Backend:
                     raise failure(error, "GetObject", key.path, self._s3.location, sent_once=False) from error
                 self._s3.limits.pause(number)
                 continue
-            self._etags[key.path] = version_of(data), reply["ETag"]
-            return data, reply["ETag"]
+            etag: str = self._s3.told(reply, "ETag")
+            self._etags[key.path] = version_of(data), etag
+            return data, etag
         raise AssertionError("no attempts")
 
     def _create(self, key: Key, source: bytes | int, size: int, sent: Callable[[int], None] = lambda _: None) -> bool:
@@ -218,7 +219,7 @@ class S3Backend:
     def _is_there(self, key: Key, source: bytes | int, size: int) -> bool:
         """The value under the key is this one: by its checksum, or byte by byte where the server shows none."""
         reply = self._s3.ask("HeadObject", key, Key=self._s3.name(key.path), ChecksumMode="ENABLED")
-        if int(reply["ContentLength"]) != size:
+        if int(self._s3.told(reply, "ContentLength")) != size:
             return False
         if "ChecksumCRC32" in reply and reply.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
             return bool(reply["ChecksumCRC32"] == Span(source, 0, size).crc32())
@@ -242,7 +243,11 @@ class S3Backend:
             for item in page.get("Contents", ()):
                 path = self._s3.path(item["Key"])
                 if is_key(path):  # others are nobody's business
-                    yield Found(Key(path), int(item["Size"]), _moment(item))
+                    yield Found(Key(path), int(item["Size"]), self._moment(item))
+
+    def _moment(self, reply: Reply) -> float:
+        """Whole seconds: a listing tells more of them than a look at one value."""
+        return float(int(self._s3.told(reply, "LastModified").timestamp()))
 
     def _folders(self, prefix: Key) -> Iterator[Folder]:
         start = f"{self._s3.name(prefix.path)}/"
@@ -284,11 +289,6 @@ class S3Backend:
 
 class _TooLargeForCopyError(Exception):
     """One request cannot copy so much."""
-
-
-def _moment(reply: Reply) -> float:
-    """Whole seconds: a listing tells more of them than a look at one value."""
-    return float(int(reply["LastModified"].timestamp()))
 
 
 def _in_order(found: Iterator[Found], start: int) -> Iterator[Found]:

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from formats.errors import EoctlError, UnavailableError
 from storage.backend import Key
-from storage.backends.s3_errors import failure
+from storage.backends.s3_errors import fact, failure
 from storage.backends.s3_url import Location
 
 PIECE_BYTES = 1 << 20
@@ -107,6 +107,10 @@ class S3Client:
                 raise span.trouble from None
             raise
 
+    def told(self, reply: Reply, name: str) -> Any:  # noqa: ANN401  (text, a number, a time)
+        """What an answer has to tell. Raises: UnsafeBackendError."""
+        return fact(reply, name, self.location)
+
     def name(self, path: str) -> str:
         """The name in the bucket of what is `path` in the store."""
         return f"{self.location.prefix}/{path}" if self.location.prefix else path
@@ -147,7 +151,13 @@ def make_client(location: Location, limits: Limits, attempts: int) -> Client:
     client: Client = botocore.session.Session().create_client(
         "s3", region_name=location.region or None, endpoint_url=location.endpoint_url or None, config=config
     )
+    client.meta.events.register("before-call.s3", _stay)  # type: ignore[attr-defined]  # no operation
     return client
+
+
+def _stay(*, context: Reply, **_: object) -> None:
+    """Nobody follows a redirect: whom it leads to is not who was asked for, and some lead in circles."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 class Span:

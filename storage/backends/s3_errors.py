@@ -24,7 +24,7 @@ from storage.backends.s3_url import Location
 
 _MAX_DETAIL = 300
 _NO_BUCKET = {"NoSuchBucket"}
-_NO_KEY = {"NoSuchKey", "404", "NotFound"}
+_NO_KEY = {"NoSuchKey", "NotFound"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _WRONG_KEYS = {
     "InvalidAccessKeyId",
@@ -74,6 +74,7 @@ _NO_CREDENTIALS = {
     "UnauthorizedSSOTokenError",
     "UnknownCredentialError",
 }
+_OPEN = "check the network and the server; look what is there before you run the command again"
 _markup = re.compile(r"<[^>]*>|\s+")
 
 
@@ -114,8 +115,15 @@ def failure(error: Exception, operation: str, what: str, location: Location, *, 
         return UsageError(f"not a request that S3 understands: {_clean(error)}", hint="check the store's URL")
     detail = f"{location.where} did not answer in full ({operation} {what}): {_clean(error)}"
     if sent_once:
-        return OutcomeUnknownError(detail, hint="the request may have had its effect; it is read back before a retry")
+        return OutcomeUnknownError(detail, hint=_OPEN)
     return UnavailableError(detail, hint="check the network and the server, then run the command again")
+
+
+def fact(reply: dict[str, Any], name: str, location: Location) -> Any:  # noqa: ANN401  (whatever S3 tells under it)
+    """What every answer of S3 tells. Raises: UnsafeBackendError where it is missing."""
+    if name not in reply:
+        raise _no_s3(location, f"an answer without {name}")
+    return reply[name]
 
 
 def _answered(
@@ -140,7 +148,7 @@ def _answered(
     if code in _BUSY or status == 429 or (status == 503 and not sent_once):
         return BusyError(f"{location.where} is busy ({operation} {what}): {said}", hint="run it again later")
     if status == 409 or (sent_once and status >= 500) or (sent_once and code in _LATER):
-        return OutcomeUnknownError(f"{location.where} left open what it did ({operation} {what}): {said}")
+        return OutcomeUnknownError(f"{location.where} left open what it did ({operation} {what}): {said}", hint=_OPEN)
     if 200 <= status < 300:
         return _no_s3(location, said)
     return UnavailableError(f"{location.where} refused {operation} {what}: {said}", hint="eoctl doctor")
@@ -157,16 +165,14 @@ def _of_name(code: str, status: int, operation: str, what: str, location: Locati
         return UsageError(f"not the name of a bucket: {location.bucket}", hint="s3://BUCKET/PREFIX")
     if code == "NoSuchUpload":
         return UploadAbsentError(f"there is no upload of {what} any more")
-    if code in _NO_KEY or (status == 404 and not code):
+    if code in _NO_KEY or (status == 404 and operation == "HeadObject"):
         return KeyAbsentError(f"there is no {what}")
     if code == "PreconditionFailed" or status == 412:
         return VersionMismatchError(f"{what} has changed")
     if code == "InvalidRange" or status == 416:
         return RangeAbsentError(f"{what} ends before that range")
-    if code in _WRONG_REGION or status in {301, 302, 303, 307, 308}:
-        return None
-    if status == 404:
-        return UnavailableError(f"{location.where} does not know {operation} {what}: {code}", hint="eoctl doctor")
+    if status == 404 and code in {"", "404"}:  # no error of S3: those have names
+        return _no_s3(location, f"{operation}: {code}")
     return None
 
 
@@ -175,7 +181,8 @@ def _of_rights(
 ) -> EoctlError | None:
     fault = response.get("Error", {})
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    if code in _WRONG_REGION or status in {301, 302, 303, 307, 308}:
+    moved = code in _WRONG_REGION or status in {301, 302, 303, 307, 308}
+    if moved or (status == 400 and headers.get("x-amz-bucket-region", location.region) != location.region):
         return _elsewhere(fault, headers, location)
     if code in _EXPIRED:
         return AccessDeniedError(

@@ -13,11 +13,14 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from formats.errors import EoctlError, OutcomeUnknownError, UnavailableError, UnsafeBackendError
 from storage.backend import Key, KeyAbsentError, VersionMismatchError
 from storage.backends.s3_client import Reply, S3Client, Span
 from storage.backends.s3_errors import UnsupportedRequestError
+
+Answer = TypeVar("Answer")
 
 _HINT = "a store here would lose checkpoints; use S3 or a server with conditional writes (eoctl doctor)"
 _RECORD = b"keeps conditions\n"
@@ -89,38 +92,44 @@ def _put(s3: S3Client, key: Key, data: bytes, **condition: str) -> Reply:
 def _settled(s3: S3Client, key: Key, data: bytes, put: Callable[[], Reply]) -> str | None:
     """The ETag of `data`, which `put` has put, though a reply or two were lost; None: it was refused."""
     uncertain = False
-    for number in range(s3.limits.attempts):
+
+    def tried() -> str | None:
+        nonlocal uncertain
         try:
-            return str(put()["ETag"])
+            return str(s3.told(put(), "ETag"))
+        except OutcomeUnknownError:
+            uncertain = True
+            raise
         except VersionMismatchError:
             if uncertain and _value(s3, key) == data:
-                return str(s3.ask("HeadObject", key, Key=s3.name(key.path))["ETag"])
+                return str(s3.told(s3.ask("HeadObject", key, Key=s3.name(key.path)), "ETag"))
             return None
-        except UnsupportedRequestError as error:
-            raise _unsafe(s3, error.message) from error
-        except (OutcomeUnknownError, UnavailableError) as error:
-            uncertain = uncertain or isinstance(error, OutcomeUnknownError)
-            if number + 1 == s3.limits.attempts:
-                raise
-            s3.limits.pause(number)
-    raise AssertionError("no attempts")
+
+    return _answer(s3, tried)
 
 
 def _refused(s3: S3Client, put: Callable[[], Reply], otherwise: str) -> None:
     """`put` is refused, for the reason of its condition."""
+    with contextlib.suppress(VersionMismatchError):
+        _answer(s3, put)
+        raise _unsafe(s3, otherwise)
+
+
+def _answer(s3: S3Client, put: Callable[[], Answer]) -> Answer:
+    """What `put` gives in the end. Whatever became of it, nothing of a store has changed."""
     for number in range(s3.limits.attempts):
         try:
-            put()
-        except VersionMismatchError:
-            return
-        except UnsupportedRequestError as error:
+            return put()
+        except (UnsupportedRequestError, KeyAbsentError) as error:
             raise _unsafe(s3, error.message) from error
-        except (OutcomeUnknownError, UnavailableError):
+        except (OutcomeUnknownError, UnavailableError) as error:
             if number + 1 == s3.limits.attempts:
-                raise
+                if isinstance(error, UnavailableError):
+                    raise
+                hint = "check the network and the server, then run the command again; nothing was stored"
+                raise UnavailableError(error.message, hint=hint) from error
             s3.limits.pause(number)
-            continue
-        raise _unsafe(s3, otherwise)
+    raise AssertionError("no attempts")
 
 
 def _value(s3: S3Client, key: Key) -> bytes | None:

@@ -28,14 +28,14 @@ AHEAD = 3  # of one reader
 def open_reader(s3: S3Client, key: Key, start: int, length: int | None) -> S3Reader:
     """A reader of the range, whose first part is here. Raises: KeyAbsentError."""
     if length is not None and length <= 0:
-        return S3Reader(s3, key, s3.ask("HeadObject", key, Key=s3.name(key.path))["ETag"], start, start)
+        return S3Reader(s3, key, s3.told(s3.ask("HeadObject", key, Key=s3.name(key.path)), "ETag"), start, start)
     first = RANGE_BYTES if length is None else min(RANGE_BYTES, length)
     try:
         reply = _range(s3, key, start, first, "")
     except RangeAbsentError:
         return S3Reader(s3, key, "", start, start)
     total = _total(s3, key, start, reply)
-    reader = S3Reader(s3, key, reply["ETag"], start, total if length is None else min(total, start + length))
+    reader = S3Reader(s3, key, s3.told(reply, "ETag"), start, total if length is None else min(total, start + length))
     reader.begin(reply)
     return reader
 

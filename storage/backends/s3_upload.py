@@ -51,7 +51,7 @@ def upload_parts(s3: S3Client, key: Key, source: bytes | int, size: int, sent: C
                 ),
             )
             del spans[number]
-            return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumCRC32": crc}
+            return {"PartNumber": number, "ETag": s3.told(reply, "ETag"), "ChecksumCRC32": crc}
 
         return part
 
@@ -76,7 +76,7 @@ def copy_parts(s3: S3Client, key: Key, source: CopyOf, size: int) -> bool:
                 CopySource=source_of(s3, source),
                 CopySourceRange=f"bytes={start}-{start + length - 1}",
             )
-            return {"PartNumber": number, "ETag": reply["CopyPartResult"]["ETag"]}
+            return {"PartNumber": number, "ETag": s3.told(s3.told(reply, "CopyPartResult"), "ETag")}
 
         return part
 
@@ -104,7 +104,7 @@ def _joined(
     with contextlib.suppress(KeyAbsentError):
         s3.ask("HeadObject", key, Key=name)
         return False
-    upload = s3.ask("CreateMultipartUpload", key, Key=name, **checksums)["UploadId"]
+    upload: str = s3.told(s3.ask("CreateMultipartUpload", key, Key=name, **checksums), "UploadId")
     try:
         parts = list(_side_by_side(send(upload), _parts(size, part_bytes), stop))
         return _complete(s3, key, upload, parts, checksums)

@@ -161,8 +161,8 @@ def test_an_upload_that_was_killed_is_found_and_removed(server: Server, bucket: 
 
 def test_a_large_value_is_copied_in_parts_where_one_request_cannot(backend, small_parts, requests) -> None:
     backend.create(KEY, bytes(small_parts))
-    assert s3_upload.copy_parts(backend._s3, HEAD, KEY, small_parts) is True
-    assert s3_upload.copy_parts(backend._s3, HEAD, KEY, small_parts) is False
+    assert s3_upload.copy_parts(backend._s3, HEAD, CopyOf(KEY), small_parts) is True
+    assert s3_upload.copy_parts(backend._s3, HEAD, CopyOf(KEY), small_parts) is False
     assert requests.count("UploadPartCopy") == 3
     assert content(backend, HEAD) == bytes(small_parts)
 
