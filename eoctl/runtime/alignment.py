@@ -63,7 +63,7 @@ class Aligner:
     def __init__(self, channels: int, mode: Mode = Mode.EXACTLY_ONCE, timeout_seconds: float | None = None) -> None:
         self._channels = frozenset(range(channels))
         self._mode = mode
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._checkpoint = 0  # under way, or the newest that is over
         self._open = False
         self._taken = False  # the snapshot
@@ -102,7 +102,7 @@ class Aligner:
             self._begin(checkpoint, now)
         self._waiting.discard(channel)
         exactly = self._mode is Mode.EXACTLY_ONCE
-        if exactly and not self._taken and (unaligned or self._timeout_seconds == 0):
+        if exactly and not self._taken and (unaligned or self.timeout_seconds == 0):
             actions += self._go_unaligned()
         if not self._waiting:
             actions += self._complete(now)
@@ -110,9 +110,9 @@ class Aligner:
 
     def overdue(self, now: float) -> int | None:
         """The checkpoint whose alignment has lasted longer than the timeout; go on with `go_unaligned`."""
-        if self._timeout_seconds is None or self._mode is not Mode.EXACTLY_ONCE:
+        if self.timeout_seconds is None or self._mode is not Mode.EXACTLY_ONCE:
             return None
-        if self._announced is None or now < self._announced[1] + self._timeout_seconds:
+        if self._announced is None or now < self._announced[1] + self.timeout_seconds:
             return None
         checkpoint = self._announced[0]
         if checkpoint < self._checkpoint or (checkpoint == self._checkpoint and (self._taken or not self._open)):

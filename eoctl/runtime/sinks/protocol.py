@@ -1,0 +1,98 @@
+"""What a sink promises, and the permit without which nothing becomes visible.
+
+A *transactional* sink writes in two phases. Its writer begins a transaction by writing; `pre_commit` at the barrier
+makes what was written durable and invisible, and hands over a `Transaction` that goes into the checkpoint; `commit`
+makes it visible once a permit says that the checkpoint is complete. Commits are idempotent: after a crash they are
+done again, and a zombie may do them again. An *idempotent* sink writes at once, under keys that are the same however
+often a record is replayed. A sink that is *neither* shows what it was given, as often as it was given it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from eoctl.runtime.records import Batch
+from formats.head import HeadEntry
+from formats.manifest import Transaction
+
+
+class Delivery(StrEnum):
+    """What a sink can do about a record that comes again."""
+
+    TRANSACTIONAL = "transactional"
+    IDEMPOTENT = "idempotent"
+    NEITHER = "neither"
+
+
+class CommitPermit:
+    """The checkpoint is complete: what it and those before it pre-committed may become visible.
+
+    Made from the entry that HEAD shows, by whoever swapped it in or restored it, and by nobody else.
+    """
+
+    def __init__(self, entry: HeadEntry, attempt: int) -> None:
+        self.checkpoint = entry.id
+        self.attempt = attempt
+
+
+class SinkContext(Struct, frozen=True, kw_only=True):
+    """Whose sink it is: the names of its transactions are made of this. `subtask` -1: of all of them."""
+
+    pipeline: str
+    uid: str
+    attempt: int
+    subtask: int = -1
+    parallelism: int = 1
+
+    def transaction_id(self, checkpoint: int) -> str:
+        """Unique for ever: sink, attempt, checkpoint, subtask."""
+        return f"{self.uid}-{self.attempt}-{checkpoint}-{self.subtask}"
+
+
+class Writer(Protocol):
+    """One subtask's end of a sink."""
+
+    def write(self, batch: Batch) -> None: ...
+
+    def pre_commit(self, checkpoint: int) -> tuple[Transaction, ...]:
+        """All that was written is durable: visible (idempotent sinks), or in the transactions handed over."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is held open; what was not pre-committed may be lost."""
+        ...
+
+
+class Committer(Protocol):
+    """The second phase of a sink, for all its subtasks and attempts."""
+
+    def commit(self, permit: CommitPermit, transaction: Transaction) -> None:
+        """It is visible, now or since before. Raises: what can be tried again; CorruptError where it is gone."""
+        ...
+
+    def abort_others(self, keep: frozenset[str]) -> Iterable[str]:
+        """Transactions of earlier attempts but for those of these ids are gone; their ids."""
+        ...
+
+    def visible_after(self, checkpoint: int) -> tuple[str, ...]:
+        """Ids of transactions of later checkpoints that were committed, as far as the sink can tell."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """A place for records, as a pipeline names it."""
+
+    @property
+    def delivery(self) -> Delivery: ...
+
+    def writer(self, context: SinkContext) -> Writer: ...
+
+    def committer(self, context: SinkContext) -> Committer | None:
+        """None: there is no second phase."""
+        ...
