@@ -87,29 +87,37 @@ def _sums(kind: int) -> Callable[[memoryview], int]:
 
     Raises: UnsupportedError.
     """
+    if kind == 1:
+        return masked_crc32c
+    if kind not in {2, 3, 4}:
+        hint = "known are CRC-32C, XXH32, XXH64 and XXH3"
+        raise UnsupportedError(f"a table with checksums of kind {kind}", hint=hint)
     try:
-        match kind:
-            case 1:
-                import google_crc32c  # noqa: PLC0415  (only where a table has it)
-
-                return lambda stored: _masked(google_crc32c.value(bytes(stored)))
-            case 2 | 3 | 4:
-                import xxhash  # noqa: PLC0415  (only where a table has it)
-
-                if kind == 2:
-                    return xxhash.xxh32_intdigest
-                if kind == 3:
-                    return lambda stored: xxhash.xxh64_intdigest(stored) & _MASK
-                return lambda stored: xxhash.xxh3_64_intdigest(stored[:-1]) & _MASK ^ stored[-1] * 0x6B9083D9 & _MASK
+        import xxhash  # noqa: PLC0415  (only where a table has it)
     except ImportError as error:
-        raise UnsupportedError(
-            f"the checksums of this table need {error.name}", hint="pip install eoctl[flink]"
-        ) from error
-    raise UnsupportedError(f"a table with checksums of kind {kind}", hint="known are CRC-32C, XXH32, XXH64 and XXH3")
+        raise _missing(error) from error
+    if kind == 2:
+        return xxhash.xxh32_intdigest
+    if kind == 3:
+        return lambda stored: xxhash.xxh64_intdigest(stored) & _MASK
+    return lambda stored: xxhash.xxh3_64_intdigest(stored[:-1]) & _MASK ^ stored[-1] * 0x6B9083D9 & _MASK
 
 
-def _masked(crc: int) -> int:
+def masked_crc32c(data: bytes | memoryview) -> int:
+    """CRC-32C as LevelDB and Snappy store it: rotated, plus a constant.
+
+    Raises: UnsupportedError.
+    """
+    try:
+        import google_crc32c  # noqa: PLC0415  (only where a file has it)
+    except ImportError as error:
+        raise _missing(error) from error
+    crc: int = google_crc32c.value(bytes(data))
     return (crc >> 15 | crc << 17 & _MASK) + 0xA282EAD8 & _MASK
+
+
+def _missing(error: ImportError) -> UnsupportedError:
+    return UnsupportedError(f"the checksums of this file need {error.name}", hint="pip install eoctl[flink]")
 
 
 def unpack(stored: memoryview, handle: Handle, *, checksum: Checksum, format_version: int, what: str) -> bytes:
@@ -133,13 +141,22 @@ def unpack(stored: memoryview, handle: Handle, *, checksum: Checksum, format_ver
         raise BombError(
             f"{what}: {handle.size} bytes declare a block of {size}, at byte {handle.offset}", offset=handle.offset
         )
-    try:
-        content = _inflate(body, size) if kind == _ZLIB else _codec(_CODECS[kind]).decompress(body, size, asbytes=True)
-    except (OSError, ValueError, zlib.error):
-        content = b""
+    content = _inflate(body, size) if kind == _ZLIB else decompressed(body, size, _CODECS[kind])
     if len(content) != size:
         raise CorruptError(f"{what}: a block does not decompress, at byte {handle.offset}", offset=handle.offset)
-    return bytes(content)
+    return content
+
+
+def decompressed(body: bytes | memoryview, size: int, codec: str = "snappy") -> bytes:
+    """What was compressed; something else than `size` bytes, where it does not decompress to that many."""
+    try:
+        return bytes(_codec(codec).decompress(body, size, asbytes=True))
+    except (OSError, ValueError):
+        return b""
+
+
+def compressed(data: bytes, codec: str = "snappy") -> bytes:
+    return bytes(_codec(codec).compress(data, asbytes=True))
 
 
 @cache
@@ -150,7 +167,10 @@ def _codec(name: str) -> pa.Codec:
 
 
 def _inflate(body: memoryview, size: int) -> bytes:
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, size)
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, size)
+    except zlib.error:
+        return b""
 
 
 def _limit(content: bytes, what: str) -> int:
