@@ -26,9 +26,10 @@ import storage.store
 from eoctl.selftest.wire import Wire
 from formats.errors import AccessDeniedError, CommitUnknownError, EoctlError, OutcomeUnknownError, UnavailableError
 from formats.head import Head, HeadEntry, Hold, roots
-from formats.ids import BlobKey, Era
+from formats.ids import BlobKey, Era, PipelineId
 from formats.manifest import Slice
 from formats.manifest_keys import ManifestKeys
+from formats.manifest_series import Series
 from storage import layout
 from storage.backend import KeyAbsentError, SyncFailedError
 from storage.edits import BelowFloorError, Proof, ReuseLostError
@@ -296,6 +297,20 @@ def an_unreadable_manifest_is_empty(patch: Patch) -> None:
 
 
 @bug
+def a_census_that_knows_files_of_an_earlier_one(patch: Patch) -> None:
+    """What an earlier census was told is not told again, and so not marked."""
+    kept: dict[str, Series] = {}
+
+    def take_census(self, head):
+        self._manifests = storage.root_manifests.RootManifests(self._reading, self._pipeline)
+        self._manifests._series = kept.setdefault(head.pipeline, self._manifests._series)
+        self._manifests._needs = None  # re-packing would meet what is missing there, and end
+        return storage.gc.take_census(self._store, head, self._reading.manifest_keys, new=self._manifests.keys)
+
+    patch.setattr(eoctl.services.gc._Collection, "_take_census", take_census)
+
+
+@bug
 def sweep_before_the_swap(patch: Patch) -> None:
     """The census is taken by what gc wants HEAD to be, trash and all, whether it came to be or not."""
     real = eoctl.services.gc._Collection._edit
@@ -386,6 +401,19 @@ def _repack_and_delete(store, pipeline, *more):
 @bug
 def repack_deletes_what_it_left(patch: Patch) -> None:
     patch.setattr(eoctl.services.gc, "repack", _repack_and_delete)
+
+
+@bug
+def what_was_left_is_swept_unlooked_at(patch: Patch) -> None:
+    """Whatever the floor is, and whoever names it."""
+
+    def sweep_left(store, head, left, manifests):
+        gone = frozenset(left)
+        pipeline = PipelineId(head.pipeline)
+        store.backend.delete([storage.gc.name_of(pipeline, stored) for stored in gone])
+        return gone
+
+    patch.setattr(eoctl.services.gc, "sweep_left", sweep_left)
 
 
 @bug
