@@ -13,6 +13,7 @@ import pytest
 
 from eoctl.engines.flink_states import flink_states
 from formats.errors import CorruptError
+from formats.flink.channel import captured, edge, read_elements
 from formats.flink.handles import AbsoluteFile, Inline, RelativeFile, Segment, StreamHandle, leaf_of
 from formats.flink.metadata import Metadata, read_metadata
 from formats.ids import operator_id
@@ -202,6 +203,35 @@ def test_every_table_of_every_operator_is_read_and_its_types_are_known(snapshot,
                 if schema.keyed:
                     key = decode(parse(schema.key), row[1])
                     assert row[0] == key_group_of(java_string_hash(str(key)), operator.max_parallelism)
+
+
+@pytest.mark.parametrize("snapshot", [s for s in SNAPSHOTS if s.case in UNALIGNED], ids=lambda s: s.name)
+def test_keyed_state_and_the_records_in_flight_equal_the_formulas(snapshot, corpus) -> None:
+    folder = corpus / snapshot.name
+    metadata = read_metadata((folder / "_metadata").read_bytes())
+    operators = {operator.id: operator for operator in metadata.operators}
+    inputs, outputs = (
+        list(captured(operators[operator_id(uid)], opener(folder, corpus))) for uid in ("order-totals", "orders-parse")
+    )
+    numbers, kinds = [], set()
+    for data in edge(inputs, outputs, gate=0, partition=0):
+        elements, rest = read_elements(data)
+        assert rest == b""
+        kinds |= {element.kind for element in elements}
+        for element in elements:
+            if element.kind == "record":
+                value = decode(parse("tuple<string, string, long>"), element.value)
+                assert isinstance(value, tuple)
+                number = value[2]
+                assert value == (f"user-{number * 7 % KEYS}", f"item-{number % 5}", number)
+                assert element.timestamp == number % HALF * 1000
+                numbers.append(number)
+    assert kinds == {"record", "watermark"}
+    first, second = snapshot.positions
+    sent = {*range(first), *range(HALF, HALF + second)}
+    assert len(numbers) == len(set(numbers))
+    assert set(numbers) < sent
+    assert order_totals(states_of(snapshot, corpus)) == model_of(sorted(sent - set(numbers)))
 
 
 @pytest.mark.parametrize("case", ["a-rocksdb-incremental", "a-hashmap-full", "a-savepoint-canonical", "a-changelog"])
