@@ -368,9 +368,11 @@ def verify(
 
 def _verify_foreign(invocation: Invocation, address: str, level: str, map_paths: list[str] | None) -> Verification:
     """The snapshot at that path, or each below it."""
-    from eoctl.services.foreign import path_of, snapshots_below  # noqa: PLC0415  (start-up)
+    from eoctl.services.foreign import MOVED, path_of, snapshots_below, was_moved  # noqa: PLC0415  (start-up)
     from eoctl.services.foreign_verify import verify_foreign  # noqa: PLC0415  (start-up)
 
     snapshots = list(snapshots_below([path_of(address)], mappings_of(map_paths)))
+    if any(map(was_moved, snapshots)):
+        invocation.out.notice(MOVED)
     with Meter(invocation, "checkpoint.verify", "verifying") as meter:
         return verify_foreign(snapshots, level, invocation.ambient.elapsed, meter.bytes_so_far)

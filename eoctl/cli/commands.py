@@ -6,12 +6,15 @@ NOUNS = {
     "store": "Make, repair a store, and see what it holds and costs.",
     "pipeline": "See, check and fork the pipelines of a store.",
     "checkpoint": "Take, list, explain, verify, keep and delete checkpoints.",
+    "flink": "Inspect, clean and rewrite what Flink's jobs left.",
     "plan": "Work out what checkpoints cost, and how often to take one.",
 }
 
 _CREATE = "eoctl.cli.checkpoint_create"
 _READ = "eoctl.cli.checkpoint"
 _EDIT = "eoctl.cli.checkpoint_entries"
+_FLINK = "eoctl.cli.flink"
+_FLINK_WRITE = "eoctl.cli.flink_write"
 
 COMMANDS = {
     "store init": ("eoctl.cli.store", "Make a new, empty store."),
@@ -37,6 +40,13 @@ COMMANDS = {
     "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
     "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory."),
     "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
+    "flink orphans": (_FLINK, "Find files that no checkpoint or savepoint names."),
+    "flink can-delete": (_FLINK, "Say whether something can be deleted."),
+    "flink uid-hash": (_FLINK, "Print the operator id that Flink makes of a uid."),
+    "flink preflight": (_FLINK, "Say whether a job will restore from a snapshot."),
+    "flink remap": (_FLINK_WRITE, "Give the state of operators to others."),
+    "flink relocate": (_FLINK_WRITE, "Copy checkpoints, with all paths rewritten."),
+    "flink export": (_FLINK_WRITE, "Gather a snapshot into one folder."),
     "plan cost": ("eoctl.cli.plan", "Say what checkpoints cost, and a recovery."),
     "plan interval": ("eoctl.cli.plan", "Suggest how often to take a checkpoint."),
     "report": ("eoctl.cli.report", "Show growth, sharing and durations over time."),

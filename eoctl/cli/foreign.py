@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from formats.errors import UsageError
+from formats.errors import AccessDeniedError, InvalidInputError, UsageError
 
 if TYPE_CHECKING:
     from eoctl.engines.flink import FlinkSnapshot
     from eoctl.engines.flink_paths import Mapping
+
+MAX_TEXT_BYTES = 4 << 20
 
 MapPaths = Annotated[
     list[str] | None,
@@ -50,3 +53,23 @@ def both_foreign(a: str, b: str) -> bool:
         hint = "take the one of Flink into the store first: eoctl checkpoint create flink:PATH -p PIPELINE"
         raise UsageError(f"one is a path, the other a snapshot of the store: {a} and {b}", hint=hint)
     return is_foreign(a)
+
+
+def read_text(name: str, option: str) -> str:
+    """The text of the file of that name, `-` for stdin. Raises: UsageError, AccessDeniedError, InvalidInputError."""
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+        else:
+            with Path(name).expanduser().open("rb") as file:
+                data = file.read(MAX_TEXT_BYTES + 1)
+    except PermissionError as error:
+        raise AccessDeniedError(f"no permission to read {name}") from error
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}", hint=f"{option} FILE, or -") from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise InvalidInputError(f"{name} is larger than {MAX_TEXT_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{name} is no UTF-8 text: byte {error.start}") from error

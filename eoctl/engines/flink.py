@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from eoctl.engines.flink_paths import CHECKPOINT, JOB, Located, Mapping, Paths, Root, fault_of, paths_of
+from eoctl.engines.flink_paths import CHECKPOINT, JOB, OWN_FOLDERS, Located, Mapping, Paths, Root, fault_of, paths_of
 from formats.errors import EoctlError, SnapshotNotFoundError, TooLargeError
 from formats.flink.handles import AbsoluteFile, RelativeFile, Segment, size_of
 from formats.flink.metadata import MAX_METADATA_BYTES, Metadata, Operator, Stream, read_metadata, streams_of
@@ -23,8 +23,6 @@ from storage.os_errors import told
 
 METADATA = "_metadata"
 MAX_DEPTH = 8  # of folders below a root in which snapshots are looked for
-
-_DATA_FOLDERS = frozenset({"shared", "taskowned", "dstl"})
 
 
 class FlinkSnapshot(Struct, frozen=True, kw_only=True):
@@ -135,7 +133,7 @@ def _find(folder: Path, depth: int) -> Iterator[Path]:
     with os.scandir(folder) as listing:
         below = [entry.name for entry in listing if entry.is_dir(follow_symlinks=False)]
     if JOB.match(folder.name):
-        below = [name for name in below if name not in _DATA_FOLDERS]
+        below = [name for name in below if name not in OWN_FOLDERS]
     for name in sorted(below, key=_natural):
         yield from _find(folder / name, depth + 1)
 

@@ -27,7 +27,7 @@ from storage.os_errors import told
 JOB = re.compile(r"[0-9a-f]{32}\Z")
 CHECKPOINT = re.compile(r"chk-([0-9]{1,18})\Z")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):(.*)\Z", re.DOTALL)
-_OWN_FOLDERS = frozenset({"shared", "taskowned", "dstl"})
+OWN_FOLDERS = frozenset({"shared", "taskowned", "dstl"})
 _HOME_DEPTH = 4
 _ALLOW = "--map-path OLD=NEW says where it is now; OLD=OLD allows the place"
 
@@ -277,5 +277,5 @@ def _from_job(folder: str) -> list[str] | None:
 def _is_flinks(parts: list[str]) -> bool:
     """The parts from the root on are those of a folder in which a job has files."""
     if len(parts) >= 2 and JOB.match(parts[0]):
-        return parts[1] in _OWN_FOLDERS or CHECKPOINT.match(parts[1]) is not None
+        return parts[1] in OWN_FOLDERS or CHECKPOINT.match(parts[1]) is not None
     return False

@@ -29,6 +29,8 @@ from formats.errors import EoctlError, UsageError
 from formats.flink.handles import Inline, Mode, Segment
 from formats.flink.metadata import Operator
 
+MOVED = "it names files at another place than they lie: eoctl flink relocate, or export, before Flink restores it"
+
 _KINDS = {Mode.SPLIT: "operator-list", Mode.UNION: "operator-union", Mode.BROADCAST: "broadcast"}
 
 
@@ -129,8 +131,8 @@ def inspect_foreign(snapshot: FlinkSnapshot) -> Inspection:
     there = {row.path for row in rows}
     operators = operator_rows(snapshot)
     notes = list(history.notes)
-    if any(piece.located is not None and piece.located.moved for piece in snapshot.pieces()):
-        notes.append("it names files at another place than it lies: eoctl flink relocate before Flink restores it")
+    if was_moved(snapshot):
+        notes.append(MOVED)
     references: dict[str, list[str]] = {}
     for name, first in older.items():
         references.setdefault(str(first), []).append(name)
@@ -228,6 +230,11 @@ def history_of(snapshot: FlinkSnapshot) -> History:
         parent = before.metadata.checkpoint_id
         names = {piece.place: _full_name(piece) for piece in before.pieces() if piece.file}
     return History(_remember(snapshot, first), parent, names, tuple(notes))
+
+
+def was_moved(snapshot: FlinkSnapshot) -> bool:
+    """Files were found, but not where Flink would look for them."""
+    return any(piece.located is not None and piece.located.moved for piece in snapshot.pieces())
 
 
 def number_of(folder: Path) -> int:

@@ -72,6 +72,7 @@ RUN_PAGES = (
     "docs/simulation.md",
     "docs/watching.md",
     "docs/planning.md",
+    "docs/flink.md",
 )
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 HOME = "/srv"  # what the pages call the directory in which their examples run
@@ -162,6 +163,7 @@ class Session:
             "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "PYTHONPATH": str(ROOT),
             "EOCTL_STORE": str(self.home / "store"),
+            "REPOSITORY": str(ROOT),
             "HOME": str(self.home),
             "LC_ALL": "C.UTF-8",
         }

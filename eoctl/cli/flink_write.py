@@ -1,0 +1,158 @@
+"""`eoctl flink remap`, `relocate`, `export`: snapshots for Flink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eoctl.cli.foreign import MapPaths, open_address, read_text
+from eoctl.cli.interrupts import told_by
+from eoctl.cli.invocation import Invocation, invocation_of
+from eoctl.cli.output import fields_of
+from eoctl.cli.progress import Meter
+from eoctl.cli.quantities import human_bytes, plural
+
+if TYPE_CHECKING:
+    from eoctl.services.foreign_write import Written
+
+app = typer.Typer()
+
+Foreign = Annotated[str, typer.Argument(metavar="SNAP", help="A chk-N, a savepoint's folder, or its _metadata.")]
+To = Annotated[str, typer.Option("--to", metavar="DIR", help="Where to; must not exist, or be empty.")]
+
+
+@app.command("remap")
+def remap(
+    ctx: typer.Context,
+    *,
+    snapshot: Foreign,
+    to: To,
+    remaps: Annotated[
+        list[str] | None,
+        typer.Option("--remap", metavar="OLD=NEW", help="State of OLD goes to NEW: uids, or ids of 32 hex digits."),
+    ] = None,
+    map_file: Annotated[
+        str | None, typer.Option("--map", metavar="FILE", help="TOML: a table remap, a list drop; - is stdin.")
+    ] = None,
+    drops: Annotated[
+        list[str] | None, typer.Option("--drop", metavar="UID", help="Leave its state out; repeatable.")
+    ] = None,
+    map_paths: MapPaths = None,
+) -> None:
+    """Give the state of operators to others, by new uids.
+
+    All mappings apply at once. A sink's committer goes with it. The snapshot's own files are copied; files that it
+    shares with others stay where they are, so keep those. The source is not changed.
+
+    Example:
+        eoctl flink remap /savepoints/savepoint-fd7201-0a1b2c3d4e5f --to ./renamed --remap totals=order-totals
+        eoctl flink remap ./chk-7 --to ./fewer --drop old-rules --map mapping.toml
+    """
+    from eoctl.services.foreign_write import remap as write  # noqa: PLC0415  (start-up)
+    from formats.remap import OperatorMapping, parse_mapping, parse_pair, together  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    mapping = OperatorMapping(remap=tuple(map(parse_pair, remaps or ())), drop=tuple(drops or ()))
+    if map_file is not None:
+        mapping = together(mapping, parse_mapping(read_text(map_file, "--map"), map_file))
+    source, target = open_address(snapshot, map_paths), Path(to).expanduser()
+    with _writing(invocation, target, "flink.remap") as meter:
+        written = write(source, target, mapping, meter)
+    _answer(invocation, "flink.remap", written)
+
+
+@app.command("relocate")
+def relocate(
+    ctx: typer.Context,
+    *,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A job's folder, or one that holds several.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Where to; must not exist, or be empty.")],
+    told_as: Annotated[
+        str | None, typer.Option("--as", metavar="URL", help="Under which Flink will find DST: s3://bucket/flink.")
+    ] = None,
+) -> None:
+    """Copy checkpoints to another place, with all absolute paths rewritten.
+
+    Every checkpoint and savepoint in the copy names its files there. Neither does it matter where they were written:
+    a folder that was moved by hand is put right. A file outside of SRC is refused.
+
+    Example:
+        eoctl flink relocate /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d /mnt/new/fd72014d4c864993a2e5a9287b4a9c5d
+        eoctl flink relocate /checkpoints ./upload --as s3://bucket/checkpoints
+    """
+    from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
+    from eoctl.services.foreign_write import relocate as write  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    place = Path(target).expanduser()
+    with _writing(invocation, place, "flink.relocate") as meter:
+        written = write(path_of(source), place, told_as, meter)
+    _answer(invocation, "flink.relocate", written)
+
+
+@app.command("export")
+def export(
+    ctx: typer.Context,
+    *,
+    snapshot: Foreign,
+    to: To,
+    metadata_version: Annotated[
+        int | None, typer.Option(metavar="N", help="Write _metadata for an older Flink: 4 for 1.15 to 1.20.")
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard-link files that can be: only if nobody writes into them again.")
+    ] = False,
+    map_paths: MapPaths = None,
+) -> None:
+    """Gather a snapshot into one folder that can be moved anywhere.
+
+    Files that it shares with other checkpoints are copied into it, parts of merged files as files of their own, and
+    every handle is relative. Flink restores it from wherever it lies.
+
+    Example:
+        eoctl flink export /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d/chk-7 --to ./alone
+        eoctl flink export ./chk-7 --to ./for-1.20 --metadata-version 4
+    """
+    from eoctl.services.foreign_write import export as write  # noqa: PLC0415  (start-up)
+
+    invocation = invocation_of(ctx)
+    source, target = open_address(snapshot, map_paths), Path(to).expanduser()
+    with _writing(invocation, target, "flink.export") as meter:
+        written = write(source, target, version=metadata_version, link=link, progress=meter)
+    _answer(invocation, "flink.export", written)
+
+
+@contextmanager
+def _writing(invocation: Invocation, target: Path, command: str) -> Iterator[Meter]:
+    """An interrupt inside tells whether the target is there: it appears in one step."""
+    there, not_there = f"{target} is there, complete; only its report is lost", f"{target} was not written"
+    with (
+        told_by(
+            lambda: there if (target / "_metadata").exists() else not_there,
+            unknown=f"it could not be seen whether {target} is there",
+            hint=f"ls {target}",
+        ),
+        Meter(invocation, command, "copying") as meter,
+    ):
+        yield meter
+
+
+def _answer(invocation: Invocation, document: str, written: Written) -> None:
+    for note in written.notes:
+        invocation.out.notice(note)
+    invocation.out.answer(document, fields_of(written), lambda: _lines(written), brief=lambda: [written.target])
+
+
+def _lines(written: Written) -> Iterator[str]:
+    yield (
+        f"{written.source} -> {written.target}: {human_bytes(written.bytes)} in {plural(written.files, 'file')}, "
+        f"metadata version {written.metadata_version}"
+    )
+    yield from (f"{old} -> {new}" for old, new in written.remapped.items())
+    yield from (f"{old} dropped" for old in written.dropped)
+    if written.rewritten_paths:
+        yield f"{plural(written.rewritten_paths, 'handle')} rewritten in {plural(len(written.snapshots), 'snapshot')}"

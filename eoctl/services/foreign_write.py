@@ -1,0 +1,302 @@
+"""Snapshots for Flink, made from snapshots of Flink: renamed operators, another place, one self-contained folder.
+
+The source is only read. The result is written beside its target, made durable, and renamed: it is whole, or not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from eoctl.engines.flink import METADATA, FlinkSnapshot, open_snapshot
+from eoctl.engines.flink_paths import Located, fault_of, named_root
+from formats.errors import CorruptError, EoctlError, IncompatibleError, UsageError
+from formats.flink.handles import AbsoluteFile, Inline, RelativeFile, Segment, StreamHandle
+from formats.flink.metadata import Metadata
+from formats.flink.rewrite import change_streams, move_operators, plan_moves
+from formats.flink.writer import write_metadata
+from formats.names import check_file_name
+from formats.remap import OperatorMapping
+from storage.extract import fresh_directory, sync_tree
+from storage.files import share
+from storage.os_errors import told
+
+_CHUNK_BYTES = 1 << 20
+_SINKS = "a sink's own state may name files by absolute paths: those are not changed"
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    """What was written. `rewritten_paths`: handles that name another place than before."""
+
+    source: str
+    target: str
+    snapshots: tuple[str, ...]
+    files: int
+    bytes: int
+    metadata_version: int
+    remapped: dict[str, str]
+    dropped: tuple[str, ...]
+    rewritten_paths: int
+    notes: tuple[str, ...] = ()
+
+
+class Tally(Struct):
+    """How far it is."""
+
+    files: int = 0
+    total_bytes: int = 0
+    moving_bytes: int = 0
+    rewritten: int = 0
+
+
+Progress = Callable[[Tally, int], None]
+
+
+def remap(
+    snapshot: FlinkSnapshot, target: Path, mapping: OperatorMapping, progress: Progress = lambda *_: None
+) -> Written:
+    """`target` is the snapshot with other operators. Its own files come with it; those of the job stay where they are.
+
+    Raises: BadRemapError, CorruptError, UsageError, NoSpaceError.
+    """
+    moves = plan_moves(snapshot.metadata, mapping)
+    tally = Tally()
+    total = sum(piece.bytes for piece in snapshot.pieces() if isinstance(piece.stream.handle, RelativeFile))
+    with fresh_directory(target) as temporary:
+
+        def change(handle: StreamHandle) -> StreamHandle:
+            match handle:
+                case RelativeFile(path=name):
+                    located = _whole(snapshot, handle)
+                    if not (temporary / name).exists():
+                        _copy(located, temporary / name, tally)
+                        progress(tally, total)
+                    return handle
+                case AbsoluteFile(size=size):
+                    path = _present_path(snapshot, handle)
+                    tally.rewritten += path != handle.path
+                    return AbsoluteFile(path, size)
+                case Segment():
+                    path = _present_path(snapshot, handle)
+                    tally.rewritten += path != handle.path
+                    return Segment(path, handle.start, handle.size, handle.scope, handle.file_id)
+            return handle
+
+        moved = move_operators(change_streams(snapshot.metadata, change, lambda folder: folder), moves)
+        _finish(temporary, moved, None, tally)
+    away = sum(isinstance(piece.stream.handle, AbsoluteFile | Segment) for piece in snapshot.pieces())
+    notes = [f"{away} files stay where they are: keep them, or eoctl flink export {target} first"] if away else []
+    return Written(
+        source=str(snapshot.path),
+        target=str(target),
+        snapshots=(str(target),),
+        files=tally.files,
+        bytes=tally.total_bytes,
+        metadata_version=snapshot.metadata.version,
+        remapped={str(move.old): str(move.new) for move in moves if move.action == "remapped"},
+        dropped=tuple(str(move.old) for move in moves if move.action == "dropped"),
+        rewritten_paths=tally.rewritten,
+        notes=tuple(notes),
+    )
+
+
+def export(
+    snapshot: FlinkSnapshot,
+    target: Path,
+    *,
+    version: int | None = None,
+    link: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Written:
+    """`target` is the snapshot in one folder, which may be moved: every file lies in it, and handles are relative.
+
+    A file that several handles name is there once; segments of merged files are files of their own.
+    Raises: CorruptError, IncompatibleError, UnsupportedError, AccessDeniedError, UsageError, NoSpaceError.
+    """
+    write_metadata(Metadata(snapshot.metadata.version, 0, (), (), snapshot.metadata.raw_properties, None), version)
+    tally = Tally()
+    total = sum({piece.place: piece.bytes for piece in snapshot.pieces() if piece.file}.values())
+    with fresh_directory(target) as temporary:
+        gathered = gather(snapshot, temporary, tally, link=link, progress=lambda: progress(tally, total))
+        _finish(temporary, gathered, version, tally)
+    return Written(
+        source=str(snapshot.path),
+        target=str(target),
+        snapshots=(str(target),),
+        files=tally.files,
+        bytes=tally.total_bytes,
+        metadata_version=snapshot.metadata.version if version is None else version,
+        remapped={},
+        dropped=(),
+        rewritten_paths=tally.rewritten,
+    )
+
+
+def gather(
+    snapshot: FlinkSnapshot,
+    folder: Path,
+    tally: Tally,
+    *,
+    link: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> Metadata:
+    """Every file that the snapshot names is in `folder`; what its metadata then has to say."""
+    names: dict[tuple[str, int, int], str] = {}
+    taken: set[str] = {METADATA}
+
+    def change(handle: StreamHandle) -> StreamHandle:
+        if isinstance(handle, Inline):
+            return handle
+        located = _whole(snapshot, handle)
+        key = (located.path, located.start, -1 if located.whole else located.size)
+        name = names.get(key)
+        if name is None:
+            name = names[key] = _free_name(located, taken)
+            _copy(located, folder / name, tally, link=link)
+            progress()
+        changed = RelativeFile(name, located.size)
+        tally.rewritten += changed != handle
+        return changed
+
+    return change_streams(snapshot.metadata, change)
+
+
+def relocate(source: Path, target: Path, told_as: str | None = None, progress: Progress = lambda *_: None) -> Written:
+    """`target` is a copy of the folder `source`, in which every snapshot names its files at their new place.
+
+    `told_as`: the URL under which Flink will find `target`; None: its path.
+    Raises: IncompatibleError where a snapshot needs files outside of `source`; CorruptError, UsageError.
+    """
+    real, place = Path(os.path.realpath(source)), target.absolute()
+    if place == real or place.is_relative_to(real):
+        raise UsageError(f"the target lies in the source: {target}", hint="name a place outside of it")
+    root = named_root(source)
+    told_place = (told_as or f"file:{place}").rstrip("/")
+    tally = Tally()
+    written, version = [], 0
+    with fresh_directory(target) as temporary:
+        for path, name in _tree(str(real)):
+            copied = temporary / name
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            if copied.name == METADATA:
+                snapshot = open_snapshot(Path(path), (), root)
+                copied.write_bytes(write_metadata(_relocated(snapshot, str(real), told_place, tally)))
+                tally.files += 1
+                written.append(str((target / name).parent))
+                version = max(version, snapshot.metadata.version)
+            else:
+                _copy(Located(path, 0, os.stat(path).st_size, whole=True), copied, tally)  # noqa: PTH116  (a text)
+                progress(tally, 0)
+        if not written:
+            raise UsageError(f"no snapshot of Flink lies in {source}", hint="eoctl checkpoint list ROOT")
+        sync_tree(temporary, tally.files)
+    return Written(
+        source=str(source),
+        target=str(target),
+        snapshots=tuple(written),
+        files=tally.files,
+        bytes=tally.total_bytes,
+        metadata_version=version,
+        remapped={},
+        dropped=(),
+        rewritten_paths=tally.rewritten,
+        notes=(_SINKS,),
+    )
+
+
+def _relocated(snapshot: FlinkSnapshot, source: str, told_place: str, tally: Tally) -> Metadata:
+    def moved(name: str) -> str:
+        try:
+            located = snapshot.paths.locate(AbsoluteFile(name, 0))
+        except EoctlError as error:
+            raise IncompatibleError(
+                f"{snapshot.path} needs a file outside of {source}: {name[:300]!r}",
+                hint="name a folder that holds all of them, or gather the snapshot: eoctl flink export",
+            ) from error
+        assert located is not None
+        tally.rewritten += 1
+        return f"{told_place}{located.path.removeprefix(source)}"
+
+    def change(handle: StreamHandle) -> StreamHandle:
+        match handle:
+            case AbsoluteFile(path=path, size=size):
+                return AbsoluteFile(moved(path), size)
+            case Segment(path=path):
+                return Segment(moved(path), handle.start, handle.size, handle.scope, handle.file_id)
+        return handle
+
+    return change_streams(snapshot.metadata, change, lambda folder: moved(f"{folder}/x").removesuffix("/x"))
+
+
+def _present_path(snapshot: FlinkSnapshot, handle: AbsoluteFile | Segment) -> str:
+    """The handle's own name; where the snapshot was moved, that of the file's present place."""
+    try:
+        located = snapshot.paths.locate(handle)
+    except EoctlError:
+        return handle.path
+    return f"file:{located.path}" if located is not None and located.moved else handle.path
+
+
+def _whole(snapshot: FlinkSnapshot, handle: StreamHandle) -> Located:
+    located = snapshot.paths.locate(handle)
+    assert located is not None
+    if (fault := fault_of(located, exact=False)) is not None:
+        raise CorruptError(f"{located.path} {fault}", hint=f"eoctl checkpoint verify {snapshot.path} tells all of it")
+    return located
+
+
+def _free_name(located: Located, taken: set[str]) -> str:
+    base = located.path.rpartition("/")[2]
+    if not located.whole:
+        base = f"{base}-{located.start}"
+    name, number = base, 1
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    taken.add(name)
+    check_file_name(name)
+    return name
+
+
+def _copy(located: Located, target: Path, tally: Tally, *, link: bool = False) -> None:
+    """The bytes are at `target`, a new file. A link only for a whole file, where the file system can."""
+    with told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if not (link and located.whole and share(Path(located.path), target)):
+        with told(located.path), open(located.path, "rb") as source, target.open("xb") as out:  # noqa: PTH123  (a text)
+            if located.whole:
+                shutil.copyfileobj(source, out, _CHUNK_BYTES)
+            else:
+                source.seek(located.start)
+                left = located.size
+                while left and (piece := source.read(min(left, _CHUNK_BYTES))):
+                    out.write(piece)
+                    left -= len(piece)
+    tally.files += 1
+    tally.total_bytes += target.stat().st_size
+
+
+def _finish(folder: Path, metadata: Metadata, version: int | None, tally: Tally) -> None:
+    """`_metadata` comes last, as Flink writes it; then all is made durable."""
+    data = write_metadata(metadata, version)
+    (folder / METADATA).write_bytes(data)
+    tally.files += 1
+    tally.total_bytes += len(data)
+    sync_tree(folder, tally.files)
+
+
+def _tree(folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Path and name below `folder` of every file. Raises: UsageError for a link."""
+    with told(folder), os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield from _tree(entry.path, f"{name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield entry.path, name
+        else:
+            raise UsageError(f"not a file: {entry.path}", hint="take it out, or copy what it points to")
