@@ -2,7 +2,7 @@
 
 Everything a run does is an *activity*: a subtask handles an element, a message is delivered, something in the
 background is found done, a sink commits a transaction, time passes for the coordinator. `round` does them as fast as
-they come; `activities` lists what could be done next, so that a seeded scheduler can choose, and every failure replays.
+they come; `act` does one that a seeded scheduler chose, so that every failure replays.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from eoctl.runtime import coordinator
 from eoctl.runtime.coordinator import Abort, Acknowledged, Complete, Fail, Publish, Ref, Rules, StopPublishing, Trigger
 from eoctl.runtime.deployment import refs_of
 from eoctl.runtime.graph import Graph
-from eoctl.runtime.publishing import NotWantedError, Publication, publish
+from eoctl.runtime.publishing import Publication, publish
 from eoctl.runtime.records import Barrier
 from eoctl.runtime.sinks.protocol import CommitPermit
 from eoctl.runtime.snapshot import SubtaskFiles
 from eoctl.runtime.subtask import Clock, Subtask
 from eoctl.runtime.wire import Begin, Done, Drop, MayCommit, Refused, Wire
 from eoctl.services.checkpoint import Opened
-from formats.errors import CommitUnknownError, ConflictError, EoctlError, FencedError, UnavailableError
+from formats.errors import CommitUnknownError, ConflictError, FencedError, OutcomeUnknownError, UnavailableError
 from formats.head import HeadEntry
 
 RETRY_SECONDS = 1.0  # after a commit that failed
@@ -33,10 +33,10 @@ _Result = TypeVar("_Result")
 _Outcome_co = TypeVar("_Outcome_co", covariant=True)
 
 
-class PipelineFailedError(EoctlError):
+class PipelineFailedError(UnavailableError):
     """The pipeline could not go on; its checkpoints are as they were."""
 
-    kind, exit_code = "pipeline-failed", 16
+    kind = "pipeline-failed"
 
 
 class JobLike(Protocol[_Outcome_co]):
@@ -110,7 +110,8 @@ class Executor:
         self._parts: dict[int, dict[Ref, SubtaskFiles]] = {}
         self._writing: list[JobLike[SubtaskFiles]] = []
         self._publishing: tuple[int, JobLike[HeadEntry], _Wish] | None = None
-        self._sweeping: list[JobLike[None]] = []
+        self._sweeping: JobLike[None] | None = None
+        self._files: dict[int, list[SubtaskFiles]] = {}  # of checkpoints that are not over
         self._entries: dict[int, HeadEntry] = {}
         self._last = 0  # the checkpoint after which the run is over
         self._stopping = False
@@ -132,25 +133,29 @@ class Executor:
                 worked = True
                 while subtask.reading is None and subtask.step():
                     pass
-            if subtask.taken:
+            if subtask.taken or subtask.refused:
                 self._hand_over(subtask)
         for subtask in self._sinks:
             worked |= self.commit(subtask)
         self._look_for_the_end()
         return worked
 
-    def activities(self) -> list[Callable[[], object]]:
-        """Each thing that could be done next."""
-        found: list[Callable[[], object]] = [self.deliver, self.collect, self.tick, self._look_for_the_end]
-        for subtask in self.subtasks:
-            if self._timed:
-                found.append(subtask.tick)
-            if self._may_step(subtask):
-                found += [partial(subtask.step, place) for place in subtask.ready()]
-            if subtask.taken:
-                found.append(partial(self._hand_over, subtask))
-        found += [partial(self.commit, sink) for sink in self._sinks if sink.second_phase and sink.second_phase.due]
-        return found
+    def act(self, choose: Callable[[int], int]) -> None:
+        """One thing was done, or found not to be possible now; `choose(n)` says which of n."""
+        others = (self.deliver, self.collect, self.tick, self._look_for_the_end)
+        number = choose(len(self.subtasks) + len(others))
+        if number >= len(self.subtasks):
+            others[number - len(self.subtasks)]()
+            return
+        subtask = self.subtasks[number]
+        if self._timed:
+            subtask.tick()
+        if subtask.taken or subtask.refused:
+            self._hand_over(subtask)
+        elif self.commit(subtask):
+            pass
+        elif self._may_step(subtask) and (ready := subtask.ready()):
+            subtask.step(ready[choose(len(ready))])
 
     def stop(self) -> None:
         """Nothing more is read; after a last checkpoint the run is over."""
@@ -201,10 +206,13 @@ class Executor:
         worked = False
         while self._writing and self._writing[0].done:
             files = self._writing.pop(0).result()
+            if files.checkpoint in self._files:
+                self._files[files.checkpoint].append(files)
             self._wire.send(Done(files.subtask, files.checkpoint, files))
             worked = True
-        while self._sweeping and self._sweeping[0].done:
-            self._sweeping.pop(0).result()
+        if self._sweeping is not None and self._sweeping.done:
+            self._sweeping.result()
+            self._sweeping = None
         if self._publishing is not None and self._publishing[1].done:
             checkpoint, job, _ = self._publishing
             self._publishing = None
@@ -213,9 +221,8 @@ class Executor:
                 self._entries[checkpoint] = job.result()
             except (FencedError, CommitUnknownError):
                 raise
-            except NotWantedError as error:
-                self._decide(coordinator.NotPublished(checkpoint, error.message))
-            except (UnavailableError, ConflictError) as error:
+            except (UnavailableError, OutcomeUnknownError, ConflictError) as error:
+                # Also a blob whose fate is unknown: without the swap of HEAD nothing names it.
                 self._decide(coordinator.NotPublished(checkpoint, error.message))
             else:
                 self._decide(coordinator.Published(checkpoint))
@@ -268,6 +275,7 @@ class Executor:
     def _trigger(self, checkpoint: int, now: float) -> None:
         self._began[checkpoint] = now
         self._parts[checkpoint] = {}
+        self._files[checkpoint] = []
         if self._last == 0 and self._drained:
             self._last = checkpoint
         for source in self._sources:
@@ -289,10 +297,13 @@ class Executor:
     def _end(self, ended: Ended) -> None:
         if ended.reason and ended.checkpoint == self._last:
             self._last = 0
-        for subtask in self.subtasks:
-            kept = [part[subtask.ref].names for part in self._parts.values() if subtask.ref in part]
-            names = frozenset().union(*kept)
-            self._sweeping.append(self._background.submit(partial(subtask.state.sweep, names)))
+        del self._files[ended.checkpoint]
+        if self._sweeping is None and not self._writing:
+            # Nothing is being written that is not in `_files`, and what is begun later is written after the sweep.
+            kept: dict[Ref, frozenset[str]] = {}
+            for files in (one for found in self._files.values() for one in found):
+                kept[files.subtask] = kept.get(files.subtask, frozenset()) | files.names
+            self._sweeping = self._background.submit(partial(_sweep, self.subtasks, kept))
         self._on_end(ended)
 
     def _hand_over(self, subtask: Subtask) -> None:
@@ -331,3 +342,8 @@ class Executor:
         elif self.state.complete >= self._last:
             seconds = [sink.second_phase for sink in self._sinks if sink.second_phase is not None]
             self.finished = not any(second.pending for second in seconds)
+
+
+def _sweep(subtasks: list[Subtask], kept: dict[Ref, frozenset[str]]) -> None:
+    for subtask in subtasks:
+        subtask.state.sweep(kept.get(subtask.ref, frozenset()))

@@ -19,10 +19,10 @@ from eoctl.runtime.keys import Split
 from eoctl.runtime.operators.protocol import Operator
 from eoctl.runtime.reading import Reading
 from eoctl.runtime.records import END_OF_TIME, NO_TIME, Barrier, Batch, Watermark
+from eoctl.runtime.sinks.protocol import NotNowError
 from eoctl.runtime.sinks.second_phase import SecondPhase
 from eoctl.runtime.snapshot import Capture, Taken
 from eoctl.runtime.state.backend import StateBackend
-from formats.errors import UnavailableError
 
 Clock = Callable[[], float]
 
@@ -236,7 +236,7 @@ class Subtask:
         if self.second_phase is not None:
             try:
                 transactions = self.second_phase.pre_commit(checkpoint)
-            except UnavailableError as error:
+            except NotNowError as error:
                 self.refused.append((checkpoint, error.message))
                 self._refused = checkpoint
         taken = Taken(

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from eoctl.runtime.records import Batch
 from eoctl.runtime.sinks.protocol import CommitPermit, Delivery, SinkContext
-from formats.errors import CorruptError, UsageError
+from formats.errors import CorruptError, FencedError, UsageError
 from formats.manifest import Transaction
 from formats.names import check_file_name
 from storage.os_errors import told
@@ -121,7 +121,11 @@ class FileWriter:
             os.fsync(self._file.fileno())
             written = Path(self._file.name)
             self._file.close()
-            os.rename(written, self._names.pending(transaction))  # noqa: PTH104  (as the protocol names it)
+            try:
+                os.rename(written, self._names.pending(transaction))  # noqa: PTH104  (as the protocol names it)
+            except FileNotFoundError as error:
+                message = f"attempt {self._context.attempt} of {self._context.pipeline} is fenced: {written} is gone"
+                raise FencedError(message, hint="a newer attempt has aborted it; stop this process") from error
             sync_directory(self._names.hidden)
         self._file = None
         properties = {"records": str(self._records), "sha256": self._digest.hexdigest()}

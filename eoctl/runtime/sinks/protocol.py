@@ -16,6 +16,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from eoctl.runtime.records import Batch
+from formats.errors import UnavailableError
 from formats.head import HeadEntry
 from formats.manifest import Transaction
 
@@ -26,6 +27,12 @@ class Delivery(StrEnum):
     TRANSACTIONAL = "transactional"
     IDEMPOTENT = "idempotent"
     NEITHER = "neither"
+
+
+class NotNowError(UnavailableError):
+    """The sink cannot pre-commit at this barrier: the checkpoint is declined, and the pipeline goes on."""
+
+    kind = "not-now"
 
 
 class CommitPermit:
@@ -59,7 +66,10 @@ class Writer(Protocol):
     def write(self, batch: Batch) -> None: ...
 
     def pre_commit(self, checkpoint: int) -> tuple[Transaction, ...]:
-        """All that was written is durable: visible (idempotent sinks), or in the transactions handed over."""
+        """All that was written is durable: visible (idempotent sinks), or in the transactions handed over.
+
+        Raises: NotNowError where nothing happened, and the next barrier may be better; anything else ends the attempt.
+        """
         ...
 
     def close(self) -> None:
