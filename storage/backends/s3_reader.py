@@ -8,6 +8,7 @@ reader runs.
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -50,10 +51,9 @@ class S3Reader(io.BufferedIOBase):
         self._start = start
         self._size = end - start
         self._at = 0
-        self._part: bytes | bytearray = b""  # begins at `_part_at`
-        self._part_at = 0
+        self._part = _Part(0)
         self._streak = 0  # bytes read in a row
-        self._ahead: deque[tuple[int, Future[bytearray]]] = deque()
+        self._ahead: deque[tuple[int, Future[_Part]]] = deque()
         self._next = 0  # where the next range to be asked for begins
         self._pool: ThreadPoolExecutor | None = None
         self._stopped = False
@@ -80,10 +80,9 @@ class S3Reader(io.BufferedIOBase):
         left = left if size is None or size < 0 else min(size, left)
         parts = []
         while left:
-            if not self._part_at <= self._at < self._part_at + len(self._part):
+            if not self._part.start <= self._at < self._part.end:
                 self._fetch(left)
-            offset = self._at - self._part_at
-            piece = bytes(memoryview(self._part)[offset : offset + left])
+            piece = self._part.read(self._at, left)
             parts.append(piece)
             self._at += len(piece)
             left -= len(piece)
@@ -109,9 +108,9 @@ class S3Reader(io.BufferedIOBase):
 
     def _fetch(self, wanted: int) -> None:
         """A part that begins where the reader is."""
-        goes_on = self._at == self._part_at + len(self._part)
-        self._streak = self._streak + len(self._part) if goes_on else 0
-        self._part, self._part_at = b"", self._at
+        goes_on = self._at == self._part.end
+        self._streak = self._streak + self._part.end - self._part.start if goes_on else 0
+        self._part = _Part(self._at)
         if self._ahead and self._ahead[0][0] == self._at:
             _, coming = self._ahead.popleft()
             self._s3.ranges_ahead.release()
@@ -144,18 +143,16 @@ class S3Reader(io.BufferedIOBase):
             self._ahead.popleft()[1].cancel()
             self._s3.ranges_ahead.release()
 
-    def _whole(self, at: int, length: int, reply: Reply | None = None) -> bytearray:
+    def _whole(self, at: int, length: int, reply: Reply | None = None) -> _Part:
         """The range; where it breaks off it is asked for again from there. Runs in several threads."""
-        data = bytearray(length)
-        view = memoryview(data)
-        have = 0
+        part = _Part(at)
         for number in range(self._s3.limits.attempts):
             try:
+                left = at + length - part.end
                 if reply is None:
-                    reply = _range(self._s3, self._key, self._start + at + have, length - have, self._etag)
-                for piece in _pieces(self._s3, self._key, reply, length - have, lambda: self._stopped):
-                    view[have : have + len(piece)] = piece
-                    have += len(piece)
+                    reply = _range(self._s3, self._key, self._start + part.end, left, self._etag)
+                for piece in _pieces(self._s3, self._key, reply, left, lambda: self._stopped):
+                    part.add(piece)
                 break
             except UnavailableError:
                 if self._stopped or number + 1 == self._s3.limits.attempts:
@@ -164,7 +161,27 @@ class S3Reader(io.BufferedIOBase):
                 reply = None
             except (VersionMismatchError, RangeAbsentError) as error:
                 raise CorruptError(f"{self._key} changed while it was read") from error
-        return data
+        return part
+
+
+class _Part:
+    """Bytes `[start, end)` of the reader, in the pieces in which they came: what is read so is not copied."""
+
+    def __init__(self, start: int) -> None:
+        self.start = self.end = start
+        self._pieces: list[bytes] = []
+        self._starts: list[int] = []
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._starts.append(self.end)
+        self.end += len(piece)
+
+    def read(self, at: int, size: int) -> bytes:
+        """Bytes from there on, `size` at most and one at least."""
+        number = bisect_right(self._starts, at) - 1
+        piece, offset = self._pieces[number], at - self._starts[number]
+        return piece if offset == 0 and size >= len(piece) else piece[offset : offset + size]
 
 
 def _range(s3: S3Client, key: Key, start: int, length: int, etag: str) -> Reply:
