@@ -67,6 +67,7 @@ class S3Client:
         self.limits = limits
         self.ranges_ahead = threading.Semaphore(RANGES_AHEAD)
         self._lock = threading.Lock()
+        self._session: botocore.session.Session | None = None  # what both know of S3 is read once
         self._clients: dict[int, Client] = {}
         self._common = {"Bucket": location.bucket}
         if location.request_payer:
@@ -131,11 +132,13 @@ class S3Client:
     def _client(self, attempts: int) -> Client:
         with self._lock:
             if attempts not in self._clients:
-                self._clients[attempts] = make_client(self.location, self.limits, attempts)
+                if self._session is None:
+                    self._session = botocore.session.Session()
+                self._clients[attempts] = make_client(self._session, self.location, self.limits, attempts)
             return self._clients[attempts]
 
 
-def make_client(location: Location, limits: Limits, attempts: int) -> Client:
+def make_client(session: botocore.session.Session, location: Location, limits: Limits, attempts: int) -> Client:
     """A client of boto3's core with our time-outs. A body has a CRC and is not signed: one pass over it, not two."""
     addressing = {"": "auto", "true": "path", "false": "virtual"}[location.path_style]
     config = Config(
@@ -148,7 +151,7 @@ def make_client(location: Location, limits: Limits, attempts: int) -> Client:
         response_checksum_validation="when_required",
         s3={"payload_signing_enabled": False, "addressing_style": addressing},
     )
-    client: Client = botocore.session.Session().create_client(
+    client: Client = session.create_client(
         "s3", region_name=location.region or None, endpoint_url=location.endpoint_url or None, config=config
     )
     client.meta.events.register("before-call.s3", _stay)  # type: ignore[attr-defined]  # no operation
