@@ -54,7 +54,7 @@ def orphans(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report, whatever else is said.")] = False,
     map_paths: MapPaths = None,
 ) -> None:
-    """Find files that no retained checkpoint or savepoint names.
+    """Find files that no checkpoint or savepoint names.
 
     Every _metadata below ROOT is read, and those of --live-job. Only files where Flink puts state are looked at. What
     a job is writing at the moment is named by nothing yet: name running jobs, and take an age that is longer than any
@@ -133,10 +133,10 @@ def can_delete(
     live_jobs: LiveJobs = None,
     map_paths: MapPaths = None,
 ) -> None:
-    """Say whether something can be deleted, what needs it, and what that frees.
+    """Say whether something can be deleted.
 
-    Exit 3: another checkpoint or savepoint names a file there. Files elsewhere that only what lies there names are
-    orphans afterwards.
+    It tells what needs it, and what deleting frees. Exit 3: another checkpoint or savepoint names a file there. Files
+    elsewhere that only what lies there names are orphans afterwards.
 
     Example:
         eoctl flink can-delete /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d/chk-123

@@ -43,10 +43,10 @@ def remap(
     ] = None,
     map_paths: MapPaths = None,
 ) -> None:
-    """Give the state of operators to others, by new uids.
+    """Give the state of operators to others.
 
-    All mappings apply at once. A sink's committer goes with it. The snapshot's own files are copied; files that it
-    shares with others stay where they are, so keep those. The source is not changed.
+    By new uids, or ids. All mappings apply at once. A sink's committer goes with it. The snapshot's own files are
+    copied; files that it shares with others stay where they are, so keep those. The source is not changed.
 
     Example:
         eoctl flink remap /savepoints/savepoint-fd7201-0a1b2c3d4e5f --to ./renamed --remap totals=order-totals
@@ -75,10 +75,10 @@ def relocate(
         str | None, typer.Option("--as", metavar="URL", help="Under which Flink will find DST: s3://bucket/flink.")
     ] = None,
 ) -> None:
-    """Copy checkpoints to another place, with all absolute paths rewritten.
+    """Copy checkpoints, with all paths rewritten.
 
-    Every checkpoint and savepoint in the copy names its files there. Neither does it matter where they were written:
-    a folder that was moved by hand is put right. A file outside of SRC is refused.
+    Every checkpoint and savepoint in the copy names its files at their new place. It does not matter where they were
+    written: a folder that was moved by hand is put right. A file outside of SRC is refused.
 
     Example:
         eoctl flink relocate /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d /mnt/new/fd72014d4c864993a2e5a9287b4a9c5d
@@ -103,26 +103,31 @@ def export(
     metadata_version: Annotated[
         int | None, typer.Option(metavar="N", help="Write _metadata for an older Flink: 4 for 1.15 to 1.20.")
     ] = None,
+    canonical: Annotated[
+        bool, typer.Option("--canonical", help="Keyed state as in a canonical savepoint, which any backend restores.")
+    ] = False,
     link: Annotated[
         bool, typer.Option("--link", help="Hard-link files that can be: only if nobody writes into them again.")
     ] = False,
     map_paths: MapPaths = None,
 ) -> None:
-    """Gather a snapshot into one folder that can be moved anywhere.
+    """Gather a snapshot into one folder.
 
     Files that it shares with other checkpoints are copied into it, parts of merged files as files of their own, and
-    every handle is relative. Flink restores it from wherever it lies.
+    every handle is relative. Flink restores it from wherever it lies. With --canonical keyed state is written anew: of
+    RocksDB for HashMap and the other way round, of the changelog backend with its changes replayed, and of Flink 2 for
+    1.20, whose RocksDB cannot open the newer tables.
 
     Example:
         eoctl flink export /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d/chk-7 --to ./alone
-        eoctl flink export ./chk-7 --to ./for-1.20 --metadata-version 4
+        eoctl flink export ./chk-7 --to ./for-1.20 --canonical --metadata-version 4
     """
     from eoctl.services.foreign_write import export as write  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
     source, target = open_address(snapshot, map_paths), Path(to).expanduser()
     with _writing(invocation, target, "flink.export") as meter:
-        written = write(source, target, version=metadata_version, link=link, progress=meter)
+        written = write(source, target, version=metadata_version, canonical=canonical, link=link, progress=meter)
     _answer(invocation, "flink.export", written)
 
 

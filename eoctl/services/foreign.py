@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eoctl.ambient import format_time
 from eoctl.engines.flink import FlinkSnapshot, Piece, find_folders, is_snapshot, open_snapshot
@@ -129,8 +130,8 @@ def inspect_foreign(snapshot: FlinkSnapshot) -> Inspection:
     names = {f"{row.operator}/{_subtask(row)}/{row.name}": row for row in rows if row.place != "inline"}
     older = {name: row.first_stored_in for name, row in names.items() if row.first_stored_in != number}
     there = {row.path for row in rows}
-    operators = operator_rows(snapshot)
     notes = list(history.notes)
+    operators = operator_rows(snapshot, notes)
     if was_moved(snapshot):
         notes.append(MOVED)
     references: dict[str, list[str]] = {}
@@ -180,12 +181,20 @@ def foreign_files(
     )
 
 
-def operator_rows(snapshot: FlinkSnapshot) -> tuple[OperatorRow, ...]:
-    """The operators, in the order of `_metadata`."""
+def operator_rows(snapshot: FlinkSnapshot, notes: list[str]) -> tuple[OperatorRow, ...]:
+    """The operators, in the order of `_metadata`. `notes` gets what keeps the states of one from being known."""
     by_id: dict[str, list[Piece]] = {operator.id: [] for operator in snapshot.metadata.operators}
     for piece in snapshot.pieces():
         by_id[piece.operator.id].append(piece)
-    return tuple(_operator_row(operator, by_id[operator.id]) for operator in snapshot.metadata.operators)
+    rows = []
+    for operator in snapshot.metadata.operators:
+        try:
+            keyed = _keyed_states(operator, snapshot)
+        except EoctlError as error:
+            keyed = ()
+            notes.append(f"keyed states of {operator.uid or operator.id} are not known: {error.message}")
+        rows.append(_operator_row(operator, by_id[operator.id], keyed))
+    return tuple(rows)
 
 
 def diff_foreign(a: FlinkSnapshot, b: FlinkSnapshot) -> Difference:
@@ -299,7 +308,7 @@ def _by_name(snapshot: FlinkSnapshot) -> dict[tuple[str, int, str, str | bytes],
     return found
 
 
-def _operator_row(operator: Operator, pieces: list[Piece]) -> OperatorRow:
+def _operator_row(operator: Operator, pieces: list[Piece], keyed: tuple[StateRow, ...]) -> OperatorRow:
     in_flight = [piece for piece in pieces if piece.stream.role == "in-flight"]
     return OperatorRow(
         uid=operator.uid,
@@ -313,7 +322,7 @@ def _operator_row(operator: Operator, pieces: list[Piece]) -> OperatorRow:
         files=len({piece.file for piece in pieces if piece.file}),
         engine="flink",
         properties={"finished": "true"} if operator.finished else {},
-        states=_states(operator),
+        states=keyed + _states(operator),
     )
 
 
@@ -321,6 +330,18 @@ def _bytes(pieces: Iterable[Piece]) -> int:
     """What is named twice counts once."""
     sizes = {piece.place or (piece.stream.subtask, piece.stream.name): piece.bytes for piece in pieces}
     return sum(sizes.values())
+
+
+def _keyed_states(operator: Operator, snapshot: FlinkSnapshot) -> tuple[StateRow, ...]:
+    """As the head of one subtask's state tells: all have the same states. Raises: what reading it raises."""
+    from eoctl.engines.flink_states import keyed_sources  # noqa: PLC0415  (start-up: not for lists)
+
+    first = next((subtask for subtask in operator.subtasks if subtask.managed_keyed is not None), None)
+    if first is None:
+        return ()
+    sources = keyed_sources(replace(operator, subtasks=(first,)), snapshot.paths.open)
+    schemas = [schema for source in sources for schema in source.schemas()]
+    return tuple(StateRow(name=schema.name, kind=schema.kind, bytes=None, entries=None) for schema in schemas)
 
 
 def _states(operator: Operator) -> tuple[StateRow, ...]:

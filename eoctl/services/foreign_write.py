@@ -11,11 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eoctl.engines.flink import METADATA, FlinkSnapshot, open_snapshot
 from eoctl.engines.flink_paths import Located, fault_of, named_root
 from formats.errors import CorruptError, EoctlError, IncompatibleError, UsageError
-from formats.flink.handles import AbsoluteFile, Inline, RelativeFile, Segment, StreamHandle
+from formats.flink.handles import (
+    AbsoluteFile,
+    Changelog,
+    Incremental,
+    Inline,
+    RelativeFile,
+    SavepointKeyGroups,
+    Segment,
+    StreamHandle,
+)
 from formats.flink.metadata import Metadata
 from formats.flink.rewrite import change_streams, move_operators, plan_moves
 from formats.flink.writer import write_metadata
@@ -109,19 +119,26 @@ def export(
     target: Path,
     *,
     version: int | None = None,
+    canonical: bool = False,
     link: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Written:
     """`target` is the snapshot in one folder, which may be moved: every file lies in it, and handles are relative.
 
-    A file that several handles name is there once; segments of merged files are files of their own.
+    A file that several handles name is there once; segments of merged files are files of their own. `canonical`: keyed
+    state is written anew, as canonical savepoints have it.
     Raises: CorruptError, IncompatibleError, UnsupportedError, AccessDeniedError, UsageError, NoSpaceError.
     """
     write_metadata(Metadata(snapshot.metadata.version, 0, (), (), snapshot.metadata.raw_properties, None), version)
     tally = Tally()
     total = sum({piece.place: piece.bytes for piece in snapshot.pieces() if piece.file}.values())
     with fresh_directory(target) as temporary:
-        gathered = gather(snapshot, temporary, tally, link=link, progress=lambda: progress(tally, total))
+        metadata, made = snapshot.metadata, frozenset[str]()
+        if canonical:
+            metadata, made = write_canonical_state(snapshot, temporary, tally, lambda: progress(tally, total))
+        gathered = gather(
+            snapshot, metadata, temporary, tally, made, link=link, progress=lambda: progress(tally, total)
+        )
         _finish(temporary, gathered, version, tally)
     return Written(
         source=str(snapshot.path),
@@ -133,23 +150,60 @@ def export(
         remapped={},
         dropped=(),
         rewritten_paths=tally.rewritten,
+        notes=() if canonical else tuple(_too_new(snapshot, version)),
     )
+
+
+def write_canonical_state(
+    snapshot: FlinkSnapshot, folder: Path, tally: Tally, progress: Callable[[], None]
+) -> tuple[Metadata, frozenset[str]]:
+    """The metadata with canonical handles for all managed keyed state, and the files in `folder` that these name."""
+    from eoctl.engines.flink_states import keyed_sources  # noqa: PLC0415  (heavy)
+    from formats.flink.keyed import to_canonical  # noqa: PLC0415  (likewise)
+
+    made: set[str] = set()
+    operators = []
+    for operator in snapshot.metadata.operators:
+        sources = {source.what.rpartition(" ")[2]: source for source in keyed_sources(operator, snapshot.paths.open)}
+        subtasks = []
+        for subtask in operator.subtasks:
+            source = sources.get(str(subtask.index))
+            if source is None or isinstance(subtask.managed_keyed, SavepointKeyGroups):
+                subtasks.append(subtask)
+                continue
+            name = f"keyed-{operator.id}-{subtask.index}"
+            with told(folder / name), (folder / name).open("xb") as file:
+                offsets = to_canonical(file, source)
+                size = file.tell()
+            made.add(name)
+            tally.files += 1
+            tally.total_bytes += size
+            handle = SavepointKeyGroups(source.groups.start, offsets, RelativeFile(name, size))
+            subtasks.append(replace(subtask, managed_keyed=handle))
+            progress()
+        operators.append(replace(operator, subtasks=tuple(subtasks)))
+    return replace(snapshot.metadata, operators=tuple(operators)), frozenset(made)
 
 
 def gather(
     snapshot: FlinkSnapshot,
+    metadata: Metadata,
     folder: Path,
     tally: Tally,
+    made: frozenset[str] = frozenset(),
     *,
     link: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> Metadata:
-    """Every file that the snapshot names is in `folder`; what its metadata then has to say."""
+    """Every file that `metadata`, of the snapshot, names is in `folder`; what it then has to say.
+
+    `made`: files that are there already.
+    """
     names: dict[tuple[str, int, int], str] = {}
-    taken: set[str] = {METADATA}
+    taken: set[str] = {METADATA, *made}
 
     def change(handle: StreamHandle) -> StreamHandle:
-        if isinstance(handle, Inline):
+        if isinstance(handle, Inline) or (isinstance(handle, RelativeFile) and handle.path in made):
             return handle
         located = _whole(snapshot, handle)
         key = (located.path, located.start, -1 if located.whole else located.size)
@@ -162,7 +216,7 @@ def gather(
         tally.rewritten += changed != handle
         return changed
 
-    return change_streams(snapshot.metadata, change)
+    return change_streams(metadata, change)
 
 
 def relocate(source: Path, target: Path, told_as: str | None = None, progress: Progress = lambda *_: None) -> Written:
@@ -239,6 +293,14 @@ def _present_path(snapshot: FlinkSnapshot, handle: AbsoluteFile | Segment) -> st
     except EoctlError:
         return handle.path
     return f"file:{located.path}" if located is not None and located.moved else handle.path
+
+
+def _too_new(snapshot: FlinkSnapshot, version: int | None) -> Iterator[str]:
+    """Flink 2 has a RocksDB whose tables that of 1.20 does not open."""
+    older = version is not None and version < 5 <= snapshot.metadata.version
+    keyed = (subtask.managed_keyed for operator in snapshot.metadata.operators for subtask in operator.subtasks)
+    if older and any(isinstance(handle, Incremental | Changelog) for handle in keyed):
+        yield "RocksDB's tables of Flink 2 are not opened by 1.20: add --canonical"
 
 
 def _whole(snapshot: FlinkSnapshot, handle: StreamHandle) -> Located:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from eoctl.engines.flink import open_snapshot
-from formats.flink.handles import AbsoluteFile, RelativeFile, Segment
+from eoctl.engines.flink_paths import Mapping
+from eoctl.engines.flink_states import flink_states
+from formats.flink.handles import AbsoluteFile, RelativeFile, SavepointKeyGroups, Segment
 from formats.flink.metadata import read_metadata, streams_of
 from formats.ids import operator_id
 from tests.cli.conftest import CommandLine
@@ -418,3 +420,30 @@ def test_a_linked_export_shares_the_files(eoctl: CommandLine, tmp_path: Path) ->
     folder = unpack("a-crash", tmp_path) / "checkpoints" / JOB
     eoctl.ok("flink", "export", folder / "chk-3", "--to", tmp_path / "to", "--link")
     assert answered(eoctl, "checkpoint", "verify", tmp_path / "to")["damaged"] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_canonical_export_holds_the_same_rows(eoctl: CommandLine, tmp_path: Path, case: str) -> None:
+    folder = unpack(case, tmp_path)
+    newest = max(folder.rglob("_metadata")).parent
+    mappings = (Mapping(f"file:/tmp/eoctl-corpus/{case}", folder),)
+    to = tmp_path / "to"
+    eoctl.ok(
+        "flink", "export", newest, "--to", to, "--canonical", "--map-path", f"file:/tmp/eoctl-corpus/{case}={folder}"
+    )
+    before, after = (keyed_rows(open_snapshot(each, mappings)) for each in (newest, to))
+    assert before == after
+    assert any(before.values())
+    handles = [subtask.managed_keyed for operator in metadata_of(to).operators for subtask in operator.subtasks]
+    assert {type(handle) for handle in handles} == {SavepointKeyGroups, type(None)}
+
+
+def keyed_rows(snapshot: Any) -> dict[tuple[str, str], list[Any]]:
+    """Operator and state -> its rows."""
+    found = {}
+    for operator in flink_states(snapshot.metadata, snapshot.paths.open):
+        for table in operator.tables:
+            if not table.schema.kind.startswith(("operator", "broadcast")):
+                rows = [row for batch in table.scan() for row in batch.to_pylist()]
+                found[operator.id, table.schema.name] = rows
+    return found
