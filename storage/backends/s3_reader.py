@@ -1,8 +1,8 @@
-"""A value on S3 as a file to read: fetched by ranges, ahead of a reader that reads on, never more than a few at once.
+"""A value on S3 as a file to read: nothing is fetched twice, and never more than a few ranges are held.
 
-The first request is made when the value is opened. A reader that goes on gets ranges of 8 MiB, fetched side by side;
-one that jumps gets 1 MiB from each place. All ranges are of one version of the value. After `close` no thread of the
-reader runs.
+The first request is made when the value is opened, for 8 MiB. A reader that goes on gets the rest in one answer, piece
+by piece as it reads; of more than 128 MiB it gets ranges of 8 MiB, fetched side by side. One that jumps gets 1 MiB
+from each place. All of it is of one version of the value. After `close` no thread of the reader runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from formats.errors import CorruptError, UnavailableError, UnsafeBackendError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 RANGE_BYTES = 8 << 20
+STREAM_BYTES = 128 << 20
 JUMP_BYTES = 1 << 20
 AHEAD = 3  # of one reader
 
@@ -56,6 +57,7 @@ class S3Reader(io.BufferedIOBase):
         self._ahead: deque[tuple[int, Future[_Part]]] = deque()
         self._next = 0  # where the next range to be asked for begins
         self._pool: ThreadPoolExecutor | None = None
+        self._stream: Generator[bytes, None, None] | None = None  # goes on where the part ends
         self._stopped = False
 
     def begin(self, reply: Reply) -> None:
@@ -100,6 +102,7 @@ class S3Reader(io.BufferedIOBase):
     def close(self) -> None:
         """Nothing is fetched any more, and no thread runs."""
         self._stopped = True
+        self._end_stream()
         self._drop_ahead()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -109,6 +112,10 @@ class S3Reader(io.BufferedIOBase):
     def _fetch(self, wanted: int) -> None:
         """A part that begins where the reader is."""
         goes_on = self._at == self._part.end
+        if self._stream is not None and goes_on:
+            self._part = self._streamed()
+            return
+        self._end_stream()
         self._streak = self._streak + self._part.end - self._part.start if goes_on else 0
         self._part = _Part(self._at)
         if self._ahead and self._ahead[0][0] == self._at:
@@ -119,11 +126,39 @@ class S3Reader(io.BufferedIOBase):
             return
         self._drop_ahead()
         reads_on = self._streak >= RANGE_BYTES or wanted >= RANGE_BYTES
+        if reads_on and self._size - self._at <= STREAM_BYTES:
+            self._part = self._streamed()
+            return
         length = min(RANGE_BYTES if reads_on else max(JUMP_BYTES, wanted), self._size - self._at)
         self._next = self._at + length
         if reads_on:
             self._look_ahead()
         self._part = self._whole(self._at, length)
+
+    def _streamed(self) -> _Part:
+        """The next piece of all that is left, which comes in one answer; where that breaks off, in another one."""
+        part = _Part(self._at)
+        for number in range(self._s3.limits.attempts):
+            left = self._size - self._at
+            try:
+                if self._stream is None:
+                    reply = _range(self._s3, self._key, self._start + self._at, left, self._etag)
+                    self._stream = _pieces(self._s3, self._key, reply, left, lambda: self._stopped)
+                part.add(next(self._stream))
+                break
+            except UnavailableError:
+                self._stream = None
+                if self._stopped or number + 1 == self._s3.limits.attempts:
+                    raise
+                self._s3.limits.pause(number)
+            except (VersionMismatchError, RangeAbsentError) as error:
+                raise CorruptError(f"{self._key} changed while it was read") from error
+        return part
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _look_ahead(self) -> None:
         """The ranges after the one that is read now are on their way, as far as all readers together may have them."""
@@ -200,7 +235,9 @@ def _total(s3: S3Client, key: Key, start: int, reply: Reply) -> int:
     return int(total)
 
 
-def _pieces(s3: S3Client, key: Key, reply: Reply, length: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
+def _pieces(
+    s3: S3Client, key: Key, reply: Reply, length: int, stopped: Callable[[], bool]
+) -> Generator[bytes, None, None]:
     """The body of an answer, `length` bytes of it. Raises: UnavailableError where it breaks off."""
     body = reply["Body"]
     try:
