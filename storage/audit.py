@@ -104,6 +104,14 @@ def block_contents(covering: Covering, blocks: Iterable[Block]) -> Iterator[tupl
         left -= BLOCK_BYTES
 
 
+def contents_in(rows: bytes | bytearray) -> list[Content]:
+    """The contents of `Contents.rows`, each once, in order."""
+    return sorted(
+        Content(offset, length, plain_bytes, Packing(packing), digest)
+        for offset, length, plain_bytes, packing, digest in set(_row.iter_unpack(rows))
+    )
+
+
 class Contents:
     """What manifests promise about blobs, beyond what their names say; only of those in `wanted`, if it is given.
 
@@ -146,11 +154,11 @@ class Contents:
 
     def of(self, key: BlobKey) -> list[Content]:
         """What is promised about the blob, each once, in the order in which it lies."""
-        rows = set(_row.iter_unpack(self._rows.get(key, b"")))
-        return sorted(
-            Content(offset, length, plain_bytes, Packing(packing), digest)
-            for offset, length, plain_bytes, packing, digest in rows
-        )
+        return contents_in(self.rows(key))
+
+    def rows(self, key: BlobKey) -> bytes | bytearray:
+        """The same, for `contents_in`: a quarter of the room. It may grow while contents are added."""
+        return self._rows.get(key, b"")
 
     def _add(self, found: tuple[BlobKey, Content] | None) -> None:
         if found is None or (self._wanted is not None and found[0] not in self._wanted):

@@ -25,7 +25,7 @@ from formats.ids import BlobKey, Digest, PipelineId
 from formats.manifest import Blocks, Manifest, Slice, StateFile, Table, Whole, files_of
 from formats.manifest_series import MAX_KNOWN
 from storage import layout
-from storage.audit import OTHER_CONTENT, Content, Covering, Packing, coverings, read_blocks
+from storage.audit import OTHER_CONTENT, Content, Covering, Packing, contents_in, coverings, read_blocks
 from storage.backend import LocalFile
 from storage.blob_check import Checked, check_blob
 from storage.blobs import Blobs
@@ -64,21 +64,17 @@ class Repacked(Struct, frozen=True):
     new: tuple[Placed, ...] = ()
 
 
-class _Stretch(NamedTuple):
-    """Stored bytes in a pack, and how they lie there. An empty one begins where the next one does."""
-
-    pack: str
-    offset: int
-    length: int
-    compressed: bool
-
-
 class Wasted(Struct, frozen=True):
-    """A pack with room in it, and the stretches of it that are still needed, in order."""
+    """A pack with room in it."""
 
     key: BlobKey
+    rows: bytes
     bytes: int
-    contents: tuple[Content, ...]
+
+    @property
+    def contents(self) -> list[Content]:
+        """The stretches of it that are still needed, in order."""
+        return contents_in(self.rows)
 
 
 def find_wasted(store: Store, head: Head, manifests: RootManifests | None = None) -> tuple[Wasted, ...]:
@@ -100,7 +96,7 @@ def _wasted(needs: PackNeeds, head: Head) -> tuple[Wasted, ...]:
         if key not in in_use:
             live = needs.live_bytes(key)
             if live < LIVE_AT_LEAST * size and size - live >= _MIN_WASTE:
-                found.append(Wasted(key, size, needs.of(key)))
+                found.append(Wasted(key, needs.rows(key), size))
     return tuple(found)
 
 
@@ -138,7 +134,7 @@ class _Repacking:
         self.result = Repacked()
         self._store = store
         self._manifests = manifests
-        self._replaced: dict[str, tuple[HeadEntry, Manifest]] = {}
+        self._replaced: dict[str, tuple[HeadEntry, Manifest | None]] = {}  # large ones are not kept
 
     def swapped(self, keys: Mapping[str, BlobKey], head: Head) -> None:
         """These manifests have others in their place by this HEAD."""
@@ -147,7 +143,9 @@ class _Repacking:
         left = (*self.result.left, *_manifests(self._replaced[old][0] for old in keys))
         self.result = msgspec.structs.replace(self.result, left=left, new=(*self.result.new, *_manifests(entries)))
         for old, key in keys.items():
-            self._manifests.learn(str(key), self._replaced[old][1])
+            moved = self._replaced[old][1]
+            if moved is not None:
+                self._manifests.learn(str(key), moved)
 
     def plan(self, session: Session) -> Iterator[tuple[str, Manifest]]:
         """The manifest of every root that names a wasted pack, with what it needs of it elsewhere."""
@@ -190,7 +188,7 @@ class _Repacking:
         for entry in naming:
             # Thoroughly: what is unlawful is not made lawful here.
             moved = replace_places(self._manifests.manifest(head, entry), work.moved_file, written)
-            self._replaced[entry.manifest] = entry, moved
+            self._replaced[entry.manifest] = entry, moved if entry.files <= MAX_KNOWN else None
             yield entry.manifest, moved
 
 
@@ -233,8 +231,8 @@ class _Moving:
         self._blobs = blobs
         self._left = left
         self._packer = packer
-        self._moved: dict[_Stretch, Pending] = {}
-        self._replaced: set[_Stretch] = set()  # they hold tables which are encoded anew
+        self._moved: dict[str, dict[int, Pending]] = {}  # by pack and `_stretch`
+        self._replaced: set[tuple[str, int]] = set()  # they hold tables which are encoded anew
         self._tables = MovedTables(blobs.hash, packer)
         self._files: dict[int, tuple[StateFile, StateFile]] = {}  # as they were and are, by the identity of the first
 
@@ -245,18 +243,20 @@ class _Moving:
             if isinstance(place, Slice) and place.pack in self._left:
                 blocks = read_blocks(self._blobs, covering, named)
                 if any(str(block.pack) in self._left for block in blocks):
-                    self._replaced.add(_stretch(place))
+                    self._replaced.add((place.pack, _stretch_of(place)))
 
     def move_slices(self, packs: list[Wasted]) -> None:
         """Every needed slice of these packs is in a new one."""
         for pack in packs:
             stored = self._read(pack)
+            name = str(pack.key)
+            moved = self._moved[name] = {}
             for content in pack.contents:
                 packed = content.packing is Packing.FRAME
-                where = _Stretch(str(pack.key), content.offset, content.length, packed)
-                if where not in self._moved and where not in self._replaced:
+                where = _stretch(content.offset, content.length, compressed=packed)
+                if where not in moved and (name, where) not in self._replaced:
                     data = stored[content.offset : content.offset + content.length]
-                    self._moved[where] = self._packer.add_stored(data, compressed=packed)
+                    moved[where] = self._packer.add_stored(data, compressed=packed)
         self._packer.close()
 
     def move_tables(self, manifest: Manifest) -> None:
@@ -280,7 +280,7 @@ class _Moving:
     def _moved_file(self, file: StateFile) -> StateFile:
         match file.place:
             case Slice(pack=pack) as place if pack in self._left:
-                return msgspec.structs.replace(file, place=self._moved[_stretch(place)].place)
+                return msgspec.structs.replace(file, place=self._moved[pack][_stretch_of(place)].place)
             case Blocks(packs=packs) as place if not self._left.isdisjoint(packs):
                 return msgspec.structs.replace(file, place=self._tables.place(place))
         return file
@@ -301,15 +301,23 @@ class _Moving:
         return memoryview(stored)
 
     def _moved_block(self, block: Block) -> Block:
-        pending = self._moved.get(_Stretch(str(block.pack), block.offset, block.length, block.compressed))
+        where = _stretch(block.offset, block.length, compressed=block.compressed)
+        pending = self._moved.get(str(block.pack), {}).get(where)
         return block if pending is None else block._replace(pack=pending.key, offset=pending.offset)
 
     def _moved_table(self, table: Table) -> Whole | Slice:
         place = table.place
-        if isinstance(place, Slice) and _stretch(place) in self._moved:
-            return self._moved[_stretch(place)].place
-        return place
+        pending = self._moved.get(place.pack, {}).get(_stretch_of(place)) if isinstance(place, Slice) else None
+        return place if pending is None else pending.place
 
 
-def _stretch(place: Slice) -> _Stretch:
-    return _Stretch(place.pack, place.offset, place.length, place.codec == "zstd")
+def _stretch(offset: int, length: int, *, compressed: bool) -> int:
+    """Stored bytes in a pack, and how they lie there: a number, for there may be a million. None is as long as 2^64.
+
+    An empty one begins where the next one does.
+    """
+    return (offset << 64 | length) << 1 | compressed
+
+
+def _stretch_of(place: Slice) -> int:
+    return _stretch(place.offset, place.length, compressed=place.codec == "zstd")

@@ -14,7 +14,7 @@ from formats.ids import BlobKey, Digest, Era, PipelineId
 from formats.manifest import Blocks, Manifest, PackRef, Slice, StateFile, count_files, files_of
 from formats.manifest_keys import ManifestKeys, OperatorKeys, SubtaskKeys, keys_of
 from formats.manifest_series import MAX_KNOWN, Read, Series
-from storage.audit import Content, Contents
+from storage.audit import Contents
 from storage.blobs import Blobs
 from storage.store import Store, decode_manifest, decode_manifest_keys, decode_root, unpack_manifest
 
@@ -50,9 +50,9 @@ class PackNeeds:
         """How much of the pack is needed, after `read_tables`."""
         return self._contents.live_bytes(pack)
 
-    def of(self, pack: BlobKey) -> tuple[Content, ...]:
-        """What is needed of the pack, in order, after `read_tables`."""
-        return tuple(self._contents.of(pack))
+    def rows(self, pack: BlobKey) -> bytes:
+        """What is needed of the pack, for `contents_in`, after `read_tables`."""
+        return bytes(self._contents.rows(pack))
 
     def read_tables(self) -> None:
         """What block tables need is known too. Raises: CorruptError."""
