@@ -20,11 +20,25 @@ _PREFIX = "eoctl-scratch-"
 def scratch_directory() -> Path:
     """A new, empty directory that nobody else can look into; of the process that asks, not of its children."""
     _clear_leftovers(Path(tempfile.gettempdir()))
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = _locked(path)
+        if lock is not None:
+            atexit.register(_remove, path, lock, os.getpid())
+            return path
+
+
+def _locked(path: Path) -> int | None:
+    """The lock of the directory; None where somebody took it for a leftover before it was locked."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     fcntl.flock(lock, fcntl.LOCK_EX)
-    atexit.register(_remove, path, lock, os.getpid())
-    return path
+    if path.exists():
+        return lock
+    os.close(lock)
+    return None
 
 
 def _remove(path: Path, lock: int, process: int) -> None:
