@@ -25,6 +25,7 @@ PIPELINE, COPY = "soak", "soak-copy"
 SOURCE = "generations"
 KEPT = 6
 COPIES_KEPT = 3
+DAMAGE = {"corrupt", "blob-gone", "wrong-store"}
 
 
 class Worker:
@@ -85,9 +86,11 @@ class Worker:
         found = self.pipeline(name).gc(
             Policy(keep_last=kept), grace_seconds=self.rng.choice([0, 0, 2]), keep_trash_seconds=0
         )
-        if found.error or found.dangling:
+        if found.dangling or found.error in DAMAGE:
             self.note("DAMAGE", error=found.error, message=found.message, dangling=len(found.dangling))
             self.stopping = True
+        elif found.error:
+            self.note("trouble", error=found.error, message=found.message)
         self.note("gc", pipeline=name, deleted=found.deleted_blobs, freed=found.freed_bytes)
         time.sleep(self.rng.uniform(0.0, 1.0))
 
