@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +13,22 @@ from eoctl.cli.foreign import MapPaths, open_address, read_text
 from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import Invocation, invocation_of
 from eoctl.cli.output import fields_of
+from eoctl.cli.parameters import Pipeline
 from eoctl.cli.progress import Meter
 from eoctl.cli.quantities import human_bytes, plural
 
 if TYPE_CHECKING:
+    from eoctl.engines.flink import FlinkSnapshot
     from eoctl.services.foreign_write import Written
 
 app = typer.Typer()
 
-Foreign = Annotated[str, typer.Argument(metavar="SNAP", help="A chk-N, a savepoint's folder, or its _metadata.")]
+Foreign = Annotated[
+    str,
+    typer.Argument(
+        metavar="SNAP", help="A chk-N, a savepoint's folder, or its _metadata; or one of the store: PIPELINE@42."
+    ),
+]
 To = Annotated[str, typer.Option("--to", metavar="DIR", help="Where to; must not exist, or be empty.")]
 
 
@@ -41,6 +48,7 @@ def remap(
     drops: Annotated[
         list[str] | None, typer.Option("--drop", metavar="UID", help="Leave its state out; repeatable.")
     ] = None,
+    pipeline: Pipeline = None,
     map_paths: MapPaths = None,
 ) -> None:
     """Give the state of operators to others.
@@ -59,10 +67,13 @@ def remap(
     mapping = OperatorMapping(remap=tuple(map(parse_pair, remaps or ())), drop=tuple(drops or ()))
     if map_file is not None:
         mapping = together(mapping, parse_mapping(read_text(map_file, "--map"), map_file))
-    source, target = open_address(snapshot, map_paths), Path(to).expanduser()
-    with _writing(invocation, target, "flink.remap") as meter:
+    target = Path(to).expanduser()
+    with (
+        _writing(invocation, target, "flink.remap") as meter,
+        _opened(invocation, snapshot, target, pipeline, map_paths) as source,
+    ):
         written = write(source, target, mapping, meter)
-    _answer(invocation, "flink.remap", written)
+    _answer(invocation, "flink.remap", written, snapshot)
 
 
 @app.command("relocate")
@@ -91,7 +102,7 @@ def relocate(
     place = Path(target).expanduser()
     with _writing(invocation, place, "flink.relocate") as meter:
         written = write(path_of(source), place, told_as, meter)
-    _answer(invocation, "flink.relocate", written)
+    _answer(invocation, "flink.relocate", written, source)
 
 
 @app.command("export")
@@ -109,6 +120,7 @@ def export(
     link: Annotated[
         bool, typer.Option("--link", help="Hard-link files that can be: only if nobody writes into them again.")
     ] = False,
+    pipeline: Pipeline = None,
     map_paths: MapPaths = None,
 ) -> None:
     """Gather a snapshot into one folder.
@@ -120,15 +132,18 @@ def export(
 
     Example:
         eoctl flink export /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d/chk-7 --to ./alone
-        eoctl flink export ./chk-7 --to ./for-1.20 --canonical --metadata-version 4
+        eoctl flink export orders@latest --to ./for-1.20 --canonical --metadata-version 4
     """
     from eoctl.services.foreign_write import export as write  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
-    source, target = open_address(snapshot, map_paths), Path(to).expanduser()
-    with _writing(invocation, target, "flink.export") as meter:
+    target = Path(to).expanduser()
+    with (
+        _writing(invocation, target, "flink.export") as meter,
+        _opened(invocation, snapshot, target, pipeline, map_paths) as source,
+    ):
         written = write(source, target, version=metadata_version, canonical=canonical, link=link, progress=meter)
-    _answer(invocation, "flink.export", written)
+    _answer(invocation, "flink.export", written, snapshot)
 
 
 @contextmanager
@@ -146,15 +161,37 @@ def _writing(invocation: Invocation, target: Path, command: str) -> Iterator[Met
         yield meter
 
 
-def _answer(invocation: Invocation, document: str, written: Written) -> None:
+@contextmanager
+def _opened(
+    invocation: Invocation, address: str, target: Path, pipeline: str | None, map_paths: Sequence[str] | None
+) -> Iterator[FlinkSnapshot]:
+    """The snapshot at a path; or one of the store, restored beside the target meanwhile."""
+    from eoctl.services.resolve import is_foreign, resolve  # noqa: PLC0415  (start-up)
+
+    if is_foreign(address):
+        yield open_address(address, map_paths)
+        return
+    from eoctl.services.imported import restored_beside  # noqa: PLC0415  (start-up)
+
+    store = invocation.open_store()
+    with restored_beside(store, resolve(store, address, pipeline), target) as snapshot:
+        yield snapshot
+
+
+def _answer(invocation: Invocation, document: str, written: Written, source: str) -> None:
     for note in written.notes:
         invocation.out.notice(note)
-    invocation.out.answer(document, fields_of(written), lambda: _lines(written), brief=lambda: [written.target])
+    invocation.out.answer(
+        document,
+        {**fields_of(written), "source": source},
+        lambda: _lines(written, source),
+        brief=lambda: [written.target],
+    )
 
 
-def _lines(written: Written) -> Iterator[str]:
+def _lines(written: Written, source: str) -> Iterator[str]:
     yield (
-        f"{written.source} -> {written.target}: {human_bytes(written.bytes)} in {plural(written.files, 'file')}, "
+        f"{source} -> {written.target}: {human_bytes(written.bytes)} in {plural(written.files, 'file')}, "
         f"metadata version {written.metadata_version}"
     )
     yield from (f"{old} -> {new}" for old, new in written.remapped.items())

@@ -12,15 +12,16 @@ from formats.errors import AccessDeniedError, InvalidInputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from eoctl.engines.flink_paths import Mapping
     from eoctl.engines.source import StateSource
     from eoctl.services.checkpoint import Part
 
-KINDS = ("dir", "rocksdb", "sqlite")
+KINDS = ("dir", "rocksdb", "sqlite", "flink")
 DEFAULT_OPERATOR = "main"
 MAX_OFFSETS_BYTES = 4 << 20  # as Python values they take up to thirty times that
 MAX_TEXT_BYTES = 4096
 MAX_INTEGER = 2**53
-_FORMS = "DIR, rocksdb:DIR or sqlite:FILE; several as OPERATOR[/SUBTASK]=SOURCE"
+_FORMS = "DIR, rocksdb:DIR, sqlite:FILE or flink:PATH; several as OPERATOR[/SUBTASK]=SOURCE"
 
 Offsets = dict[str, dict[str, int | str]]
 
@@ -63,8 +64,13 @@ def _parse_place(place: str, text: str) -> tuple[str, str]:
     return kind, path
 
 
-def parts_of(texts: Sequence[str], max_parallelism: int, *, verify_capture: bool) -> tuple[Part, ...]:
-    """One part for each source, named as it was. Raises: UsageError."""
+def parts_of(
+    texts: Sequence[str], max_parallelism: int, mappings: tuple[Mapping, ...] = (), *, verify_capture: bool
+) -> tuple[Part, ...]:
+    """One part for each source, named as it was. `mappings`: of paths that snapshots of Flink name.
+
+    Raises: UsageError, SnapshotNotFoundError, and what reading a `_metadata` raises.
+    """
     from eoctl.services.checkpoint import Part  # noqa: PLC0415  (start-up)
 
     sources = [parse_source(text) for text in texts]
@@ -72,10 +78,10 @@ def parts_of(texts: Sequence[str], max_parallelism: int, *, verify_capture: bool
     if len(sources) > 1 and nameless is not None:
         raise UsageError(f"one of several sources has no operator: {nameless!r}", hint=f"OPERATOR={nameless}")
     if verify_capture and all(source.kind == "dir" for source in sources):
-        raise UsageError("--verify-capture is for rocksdb: and sqlite: sources", hint=_FORMS)
+        raise UsageError("--verify-capture is for rocksdb:, sqlite: and flink: sources", hint=_FORMS)
     return tuple(
         Part(
-            source=_source_of(source, verify_capture=verify_capture),
+            source=_source_of(source, mappings, verify_capture=verify_capture),
             operator=source.operator or DEFAULT_OPERATOR,
             subtask=source.subtask,
             max_parallelism=max_parallelism,
@@ -84,9 +90,19 @@ def parts_of(texts: Sequence[str], max_parallelism: int, *, verify_capture: bool
     )
 
 
-def _source_of(source: SourceText, *, verify_capture: bool) -> StateSource:
+def _flink_source(path: Path, mappings: tuple[Mapping, ...], *, verify: bool) -> StateSource:
+    from eoctl.engines.flink import open_snapshot  # noqa: PLC0415  (start-up)
+    from eoctl.engines.flink_source import FlinkSource  # noqa: PLC0415  (start-up)
+
+    open_snapshot(path, mappings)
+    return FlinkSource(path, mappings, verify=verify)
+
+
+def _source_of(source: SourceText, mappings: tuple[Mapping, ...], *, verify_capture: bool) -> StateSource:
     path = Path(source.path).expanduser()
     # Looked for before the pipeline is opened, so that a misspelt path does not make or fence one.
+    if source.kind == "flink":
+        return _flink_source(path, mappings, verify=verify_capture)
     if not (path.is_file() if source.kind == "sqlite" else path.is_dir()):
         raise UsageError(f"no such {'file' if source.kind == 'sqlite' else 'directory'}: {path}", hint=_FORMS)
     match source.kind:

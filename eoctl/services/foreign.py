@@ -183,17 +183,14 @@ def foreign_files(
 
 def operator_rows(snapshot: FlinkSnapshot, notes: list[str]) -> tuple[OperatorRow, ...]:
     """The operators, in the order of `_metadata`. `notes` gets what keeps the states of one from being known."""
-    by_id: dict[str, list[Piece]] = {operator.id: [] for operator in snapshot.metadata.operators}
-    for piece in snapshot.pieces():
-        by_id[piece.operator.id].append(piece)
     rows = []
-    for operator in snapshot.metadata.operators:
+    for operator, pieces in by_operator(snapshot):
         try:
             keyed = _keyed_states(operator, snapshot)
         except EoctlError as error:
             keyed = ()
             notes.append(f"keyed states of {operator.uid or operator.id} are not known: {error.message}")
-        rows.append(_operator_row(operator, by_id[operator.id], keyed))
+        rows.append(operator_row(operator, pieces, keyed))
     return tuple(rows)
 
 
@@ -308,7 +305,16 @@ def _by_name(snapshot: FlinkSnapshot) -> dict[tuple[str, int, str, str | bytes],
     return found
 
 
-def _operator_row(operator: Operator, pieces: list[Piece], keyed: tuple[StateRow, ...]) -> OperatorRow:
+def by_operator(snapshot: FlinkSnapshot) -> Iterator[tuple[Operator, list[Piece]]]:
+    """The operators with their pieces, in the order of `_metadata`."""
+    by_id: dict[str, list[Piece]] = {operator.id: [] for operator in snapshot.metadata.operators}
+    for piece in snapshot.pieces():
+        by_id[piece.operator.id].append(piece)
+    yield from ((operator, by_id[operator.id]) for operator in snapshot.metadata.operators)
+
+
+def operator_row(operator: Operator, pieces: list[Piece], keyed: tuple[StateRow, ...] = ()) -> OperatorRow:
+    """What one operator takes, and its states; `keyed`: those that are not in `_metadata`."""
     in_flight = [piece for piece in pieces if piece.stream.role == "in-flight"]
     return OperatorRow(
         uid=operator.uid,

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from eoctl.engines.flink import FlinkSnapshot, Piece
+from eoctl.engines.flink_contents import content_fault
 from eoctl.services.values import DamagedFile, Verification
-from formats.errors import CorruptError, UnsupportedError, UsageError
+from formats.errors import UsageError
 from formats.flink.handles import size_of
-from storage.os_errors import told
 
 LEVELS = ("quick", "full")
-_CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +47,7 @@ def verify_foreign(
         snapshot, piece = users[0]
         reason = next((fault for _, user in users if (fault := user.look()) is not None), None)
         if reason is None and level == "full":
-            reason = _content_fault(snapshot, piece)
+            reason = content_fault(snapshot, piece)
             read_bytes += piece.bytes
             progress(read_bytes, total)
         if reason is not None:
@@ -63,22 +62,3 @@ def verify_foreign(
         damaged=tuple(damaged),
         seconds=elapsed() - began,
     )
-
-
-def _content_fault(snapshot: FlinkSnapshot, piece: Piece) -> str | None:
-    """A table's blocks match their checksums; any other file can be read to its end."""
-    from formats.rocksdb_sst import Table  # noqa: PLC0415  (heavy)
-
-    handle = piece.stream.handle
-    located = piece.located
-    assert located is not None
-    try:
-        with snapshot.paths.open(handle) as file, told(located.path):
-            if piece.stream.name.endswith(".sst"):
-                Table(file, what=piece.stream.name).verify()
-            else:
-                while file.read(_CHUNK_BYTES):
-                    pass
-    except (CorruptError, UnsupportedError) as error:
-        return error.message
-    return None

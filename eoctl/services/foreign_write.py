@@ -6,7 +6,6 @@ The source is only read. The result is written beside its target, made durable, 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eoctl.engines.flink import METADATA, FlinkSnapshot, open_snapshot
-from eoctl.engines.flink_paths import Located, fault_of, named_root
-from formats.errors import CorruptError, EoctlError, IncompatibleError, UsageError
+from eoctl.engines.flink_gather import Tally, copy, gather, whole
+from eoctl.engines.flink_paths import Located, named_root
+from formats.errors import EoctlError, IncompatibleError, UsageError
 from formats.flink.handles import (
     AbsoluteFile,
     Changelog,
     Incremental,
-    Inline,
     RelativeFile,
     SavepointKeyGroups,
     Segment,
@@ -29,13 +28,10 @@ from formats.flink.handles import (
 from formats.flink.metadata import Metadata
 from formats.flink.rewrite import change_streams, move_operators, plan_moves
 from formats.flink.writer import write_metadata
-from formats.names import check_file_name
 from formats.remap import OperatorMapping
 from storage.extract import fresh_directory, sync_tree
-from storage.files import share
 from storage.os_errors import told
 
-_CHUNK_BYTES = 1 << 20
 _SINKS = "a sink's own state may name files by absolute paths: those are not changed"
 
 
@@ -52,15 +48,6 @@ class Written(Struct, frozen=True, kw_only=True):
     dropped: tuple[str, ...]
     rewritten_paths: int
     notes: tuple[str, ...] = ()
-
-
-class Tally(Struct):
-    """How far it is."""
-
-    files: int = 0
-    total_bytes: int = 0
-    moving_bytes: int = 0
-    rewritten: int = 0
 
 
 Progress = Callable[[Tally, int], None]
@@ -81,9 +68,9 @@ def remap(
         def change(handle: StreamHandle) -> StreamHandle:
             match handle:
                 case RelativeFile(path=name):
-                    located = _whole(snapshot, handle)
+                    located = whole(snapshot, handle)
                     if not (temporary / name).exists():
-                        _copy(located, temporary / name, tally)
+                        copy(located, temporary / name, tally)
                         progress(tally, total)
                     return handle
                 case AbsoluteFile(size=size):
@@ -185,40 +172,6 @@ def write_canonical_state(
     return replace(snapshot.metadata, operators=tuple(operators)), frozenset(made)
 
 
-def gather(
-    snapshot: FlinkSnapshot,
-    metadata: Metadata,
-    folder: Path,
-    tally: Tally,
-    made: frozenset[str] = frozenset(),
-    *,
-    link: bool = False,
-    progress: Callable[[], None] = lambda: None,
-) -> Metadata:
-    """Every file that `metadata`, of the snapshot, names is in `folder`; what it then has to say.
-
-    `made`: files that are there already.
-    """
-    names: dict[tuple[str, int, int], str] = {}
-    taken: set[str] = {METADATA, *made}
-
-    def change(handle: StreamHandle) -> StreamHandle:
-        if isinstance(handle, Inline) or (isinstance(handle, RelativeFile) and handle.path in made):
-            return handle
-        located = _whole(snapshot, handle)
-        key = (located.path, located.start, -1 if located.whole else located.size)
-        name = names.get(key)
-        if name is None:
-            name = names[key] = _free_name(located, taken)
-            _copy(located, folder / name, tally, link=link)
-            progress()
-        changed = RelativeFile(name, located.size)
-        tally.rewritten += changed != handle
-        return changed
-
-    return change_streams(metadata, change)
-
-
 def relocate(source: Path, target: Path, told_as: str | None = None, progress: Progress = lambda *_: None) -> Written:
     """`target` is a copy of the folder `source`, in which every snapshot names its files at their new place.
 
@@ -243,7 +196,7 @@ def relocate(source: Path, target: Path, told_as: str | None = None, progress: P
                 written.append(str((target / name).parent))
                 version = max(version, snapshot.metadata.version)
             else:
-                _copy(Located(path, 0, os.stat(path).st_size, whole=True), copied, tally)  # noqa: PTH116  (a text)
+                copy(Located(path, 0, os.stat(path).st_size, whole=True), copied, tally)  # noqa: PTH116  (a text)
                 progress(tally, 0)
         if not written:
             raise UsageError(f"no snapshot of Flink lies in {source}", hint="eoctl checkpoint list ROOT")
@@ -301,44 +254,6 @@ def _too_new(snapshot: FlinkSnapshot, version: int | None) -> Iterator[str]:
     keyed = (subtask.managed_keyed for operator in snapshot.metadata.operators for subtask in operator.subtasks)
     if older and any(isinstance(handle, Incremental | Changelog) for handle in keyed):
         yield "RocksDB's tables of Flink 2 are not opened by 1.20: add --canonical"
-
-
-def _whole(snapshot: FlinkSnapshot, handle: StreamHandle) -> Located:
-    located = snapshot.paths.locate(handle)
-    assert located is not None
-    if (fault := fault_of(located, exact=False)) is not None:
-        raise CorruptError(f"{located.path} {fault}", hint=f"eoctl checkpoint verify {snapshot.path} tells all of it")
-    return located
-
-
-def _free_name(located: Located, taken: set[str]) -> str:
-    base = located.path.rpartition("/")[2]
-    if not located.whole:
-        base = f"{base}-{located.start}"
-    name, number = base, 1
-    while name in taken:
-        name, number = f"{base}-{number}", number + 1
-    taken.add(name)
-    check_file_name(name)
-    return name
-
-
-def _copy(located: Located, target: Path, tally: Tally, *, link: bool = False) -> None:
-    """The bytes are at `target`, a new file. A link only for a whole file, where the file system can."""
-    with told(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    if not (link and located.whole and share(Path(located.path), target)):
-        with told(located.path), open(located.path, "rb") as source, target.open("xb") as out:  # noqa: PTH123  (a text)
-            if located.whole:
-                shutil.copyfileobj(source, out, _CHUNK_BYTES)
-            else:
-                source.seek(located.start)
-                left = located.size
-                while left and (piece := source.read(min(left, _CHUNK_BYTES))):
-                    out.write(piece)
-                    left -= len(piece)
-    tally.files += 1
-    tally.total_bytes += target.stat().st_size
 
 
 def _finish(folder: Path, metadata: Metadata, version: int | None, tally: Tally) -> None:

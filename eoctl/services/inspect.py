@@ -50,7 +50,7 @@ def inspect(store: Store, resolved: Resolved) -> Inspection:
         parent=manifest.base or None,
         metadata_version=_metadata_version(manifest),
         metrics=_metrics(manifest),
-        operators=tuple(map(_operator_row, manifest.operators)),
+        operators=_operator_rows(store, resolved, manifest),
         sources=tuple(SourceRow(uid=source.uid, offsets=dict(source.offsets)) for source in manifest.sources),
         sinks=tuple(
             SinkRow(
@@ -122,6 +122,19 @@ def stored_parts(blobs: Blobs, file: StateFile) -> Iterator[tuple[str, int]]:
             yield from by_pack.items()
 
 
+def _operator_rows(store: Store, resolved: Resolved, manifest: Manifest) -> tuple[OperatorRow, ...]:
+    """As the manifest has them; of a folder of Flink's those that its `_metadata` names."""
+    if all(state.engine.kind != "flink" for state in manifest.operators):
+        return tuple(map(_operator_row, manifest.operators))
+    from eoctl.services.imported import imported_operators  # noqa: PLC0415  (start-up)
+
+    blobs = Blobs(store.backend, resolved.pipeline, store.hash)
+    rows: list[OperatorRow] = []
+    for state in manifest.operators:
+        rows += imported_operators(blobs, state) if state.engine.kind == "flink" else [_operator_row(state)]
+    return tuple(rows)
+
+
 def _operator_row(state: OperatorState) -> OperatorRow:
     files = [*state.coordinator, *(file for subtask in state.subtasks for file in subtask.files)]
     return OperatorRow(
@@ -156,8 +169,8 @@ def _metrics(manifest: Manifest) -> Metrics:
 
 def _metadata_version(manifest: Manifest) -> int | None:
     """Of a Flink checkpoint that was taken in: the version of its `_metadata`."""
-    told = manifest.engine.properties.get("metadata_version", "")
-    return int(told) if told.isdecimal() else None
+    told = (state.engine.properties.get("metadata_version", "") for state in manifest.operators)
+    return next((int(version) for version in told if version.isdecimal()), None)
 
 
 def _file_names(manifest: Manifest, parent: Manifest | None) -> FileNames:
