@@ -25,14 +25,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from formats.binary import Cursor
+from formats.binary import Buffer, Cursor
 from formats.datatype import DataType, TimerOf
 from formats.errors import BombError, CorruptError, UnsupportedError
 from formats.flink.changelog_replay import METADATA, Replay
 from formats.flink.handles import Change, ChangeFiles, Changelog, InlineChanges, StreamHandle
-from formats.flink.key_layout import by_key_group
+from formats.flink.key_layout import KeyLayout, by_key_group, layout_of
 from formats.flink.keyed import KeyedSource, OpenStream, keyed_source, safe_schema
-from formats.flink.keyed_header import KEYED_VALUES, TIMERS, Header, StateMeta, read_state
+from formats.flink.keyed_header import KEYED_VALUES, TIMERS, Header, StateMeta, read_state, write_keyed_header
 from formats.flink.row_builder import RowBuilder
 from formats.flink.snappy_frames import unframe
 from formats.keygroups import KeyGroupRange
@@ -63,6 +63,7 @@ class ChangelogSource:
         self.key_hint: DataType | None = None  # of other subtasks, which may have more
         self._handle = handle
         self._open = open_stream
+        self._max_parallelism = max_parallelism
         self._bases = [
             keyed_source(part, open_stream, max_parallelism, f"{what}, materialised")
             for part in handle.materialized
@@ -77,6 +78,15 @@ class ChangelogSource:
         keys = [base.header.key for base in self._bases if base.header.key is not None]
         keys += [state.value.key for state in states.values() if isinstance(state.value, TimerOf)]
         return Header(compressed=False, key=keys[0] if keys else None, states=tuple(states.values()))
+
+    def header_bytes(self) -> bytes:
+        buffer = Buffer()
+        write_keyed_header(buffer, Header(compressed=False, key=self._key, states=self.header.states))
+        return bytes(buffer.data)
+
+    def layout(self, name: str) -> KeyLayout:
+        state = next(state for state in self.header.states if state.name == name)
+        return layout_of(state, self._key, self._max_parallelism)
 
     def schemas(self) -> list[StateSchema]:
         return [safe_schema(state, self._key) for state in self.header.states]

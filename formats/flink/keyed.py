@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from formats.binary import Cursor
 from formats.datatype import DataType
 from formats.errors import CorruptError, UnsupportedError
-from formats.flink.canonical import read_canonical
+from formats.flink.canonical import read_canonical, write_canonical
 from formats.flink.handles import (
     Incremental,
     KeyedHandle,
@@ -43,6 +43,8 @@ OpenStream = Callable[[StreamHandle], BinaryIO]
 
 MAX_HEADER_BYTES = 16 << 20
 
+_COMPRESSED_AT = 4  # behind the version
+
 
 class KeyedSource(Protocol):
     """What one handle holds."""
@@ -52,6 +54,14 @@ class KeyedSource(Protocol):
 
     @property
     def header(self) -> Header: ...
+
+    def header_bytes(self) -> bytes:
+        """The header as it stands there, or as Flink would write it; what it cannot be read of is kept."""
+        ...
+
+    def layout(self, name: str) -> KeyLayout:
+        """How the keys of a state lie in RocksDB and canonical savepoints."""
+        ...
 
     def schemas(self) -> list[StateSchema]:
         """The states that can be read, in the order of the header."""
@@ -95,15 +105,19 @@ class _Source:
     def schemas(self) -> list[StateSchema]:
         return [safe_schema(state, self.header.key) for state in self.header.states]
 
+    def header_bytes(self) -> bytes:
+        with self._open(self._stream) as file:
+            return file.read(self.header.size)
+
+    def layout(self, name: str) -> KeyLayout:
+        return layout_of(self._state(name)[1], self.header.key, self._max_parallelism)
+
     def _state(self, name: str) -> tuple[int, StateMeta]:
         for place, state in enumerate(self.header.states):
             if state.name == name:
                 schema_of(state, self.header.key)
                 return place, state
         raise CorruptError(f"{self.what}: there is no state {name!r}")
-
-    def _layout(self, state: StateMeta) -> KeyLayout:
-        return layout_of(state, self.header.key, self._max_parallelism)
 
 
 class HeapSource(_Source):
@@ -129,8 +143,8 @@ class CanonicalSource(_Source):
         self._handle = handle
 
     def rows(self, name: str, groups: KeyGroupRange, key: bytes | None) -> Iterator[pa.RecordBatch]:
-        place, state = self._state(name)
-        layout, compressed = self._layout(state), self.header.compressed
+        place, _ = self._state(name)
+        layout, compressed = self.layout(name), self.header.compressed
         with self._open(self._stream) as file:
             pairs = read_canonical(
                 file,
@@ -175,8 +189,7 @@ class RocksdbSource(_Source):
             state = StateMeta(name, KEYED_VALUES, {}, {})
             layout = KeyLayout(prefix_bytes(self._max_parallelism), state.value, state.value)
         else:
-            schema_of(state, self.header.key)
-            layout = self._layout(state)
+            layout = self.layout(name)
         joined_by = b"," if state.options.get("KEYED_STATE_TYPE") == "LIST" or not state.serializers else None
         with ExitStack() as stack:
             tables = []
@@ -261,6 +274,23 @@ def keyed_source(handle: KeyedHandle, open_stream: OpenStream, max_parallelism: 
         case SavepointKeyGroups():
             return CanonicalSource(handle, open_stream, max_parallelism, what)
     raise UnsupportedError(f"{what}: a {type(handle).__name__} is not keyed state by itself")
+
+
+def to_canonical(file: BinaryIO, source: KeyedSource) -> tuple[int, ...]:
+    """All of a source's state is written in canonical form, uncompressed; the offsets that a handle needs.
+
+    Raises: UnsupportedError, where the header could not be read to its end: what lies behind it would be lost.
+    """
+    header = source.header
+    if header.stopped_at:
+        raise UnsupportedError(
+            f"{source.what}: there is state behind a serializer that is not known: {header.stopped_at}",
+            hint="let Flink write a canonical savepoint",
+        )
+    raw = source.header_bytes()
+    head = raw[:_COMPRESSED_AT] + b"\0" + raw[_COMPRESSED_AT + 1 :]
+    states = [(source.layout(state.name), source.rows(state.name, source.groups, None)) for state in header.states]
+    return write_canonical(file, head, source.groups, states)
 
 
 def keyed_tables(sources: list[KeyedSource]) -> list[KeyedTable]:
