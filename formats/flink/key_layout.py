@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ONE_BYTE_PARALLELISM = 128
 TIME_BYTES = 8
 
+_END = (1 << 31) - 1  # where a slice may be empty, pyarrow 26 fails without an end
+
 
 class KeyLayout(Struct, frozen=True):
     """How the keys of one state are laid out."""
@@ -108,7 +110,7 @@ def _split(keys: pa.BinaryArray, layout: KeyLayout, what: str) -> list[pa.Array]
     key_width, namespace_width = codec(layout.key).width, codec(layout.namespace).width
     if layout.is_whole:
         empty = pa.repeat(pa.scalar(b"", pa.binary()), len(keys))
-        return [pc.binary_slice(keys, start, None), empty, empty]
+        return [pc.binary_slice(keys, start, _END), empty, empty]
     if layout.is_timer:
         time, start = pc.binary_slice(keys, start, start + TIME_BYTES), start + TIME_BYTES
     else:
@@ -119,7 +121,7 @@ def _split(keys: pa.BinaryArray, layout: KeyLayout, what: str) -> list[pa.Array]
     elif key_width is not None and namespace_width is not None:
         middle, end = start + key_width, start + key_width + namespace_width
         key, namespace = pc.binary_slice(keys, start, middle), pc.binary_slice(keys, middle, end)
-        rest = pc.binary_slice(keys, end, None)
+        rest = pc.binary_slice(keys, end, _END)
     else:
         key, namespace, rest = _split_each(keys.to_pylist(), layout, start, what)
     return [key, namespace, rest if time is None else time]
