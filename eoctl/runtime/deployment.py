@@ -18,7 +18,8 @@ from eoctl.runtime.operators.protocol import Context
 from eoctl.runtime.reading import Reading
 from eoctl.runtime.records import Batch
 from eoctl.runtime.recovery import Loaded, restore_state
-from eoctl.runtime.sinks.protocol import SinkContext
+from eoctl.runtime.sinks.at_most_once import AtMostOnce
+from eoctl.runtime.sinks.protocol import Delivery, SinkContext
 from eoctl.runtime.sinks.second_phase import Note, SecondPhase
 from eoctl.runtime.state.backend import StateBackend, directory_of
 from eoctl.runtime.state.heap import HeapState
@@ -38,6 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     alignment_timeout_seconds: float | None = None
     batch_size: int = 2048
     channel_capacity: int = CAPACITY
+    at_most_once: bool = False
     make_state: MakeState = lambda directory, node, prefix: HeapState(directory, node.max_parallelism, prefix)
 
 
@@ -123,8 +125,12 @@ def _subtask(
                 attempt=opened.attempt,
                 subtask=index,
                 parallelism=node.parallelism,
+                held=() if loaded is None else loaded.transactions(node.uid),
             )
-            subtask.second_phase = SecondPhase(node.uid, sink.writer(context), sink.committer(context), note)
+            writer, committer = sink.writer(context), sink.committer(context)
+            if settings.at_most_once and sink.delivery is Delivery.NEITHER:
+                writer = committer = AtMostOnce(writer, context)
+            subtask.second_phase = SecondPhase(node.uid, writer, committer, note)
             subtask.operator = subtask.second_phase
     if subtask.operator is not None:
         subtask.operator.open(

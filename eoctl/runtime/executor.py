@@ -341,7 +341,8 @@ class Executor:
                 self._decide(coordinator.Wanted())
         elif self.state.complete >= self._last:
             seconds = [sink.second_phase for sink in self._sinks if sink.second_phase is not None]
-            self.finished = not any(second.pending for second in seconds)
+            pending = (one for second in seconds for one in second.pending)
+            self.finished = all(one.checkpoint > self._last for one in pending)
 
 
 def _sweep(subtasks: list[Subtask], kept: dict[Ref, frozenset[str]]) -> None:

@@ -10,9 +10,10 @@ Every method that makes an operator takes its uid first, and its parallelism las
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -27,11 +28,16 @@ from eoctl.runtime.operators.keyed import Declared, Function, KeyedContext, Proc
 from eoctl.runtime.operators.protocol import Operator
 from eoctl.runtime.operators.stateless import batching, filtering, flat_mapping, mapping
 from eoctl.runtime.operators.windowed import Sessions, Windowed
+from eoctl.runtime.recovery import Choice
 from eoctl.runtime.sinks.protocol import Sink
 from eoctl.runtime.sources.protocol import Source
 from eoctl.runtime.windows import COUNT, Aggregate, Session, Sliding, Tumbling
 from formats.errors import UsageError
 from formats.ids import PipelineId
+
+if TYPE_CHECKING:
+    from eoctl.library import StoreHandle
+    from eoctl.runtime.run import Finished
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -84,6 +90,39 @@ class Pipeline:
         self.add(uid, Reading(source, time, max_delay_ms), (), parallelism)
         return Stream(self, uid)
 
+    def run(
+        self,
+        store: StoreHandle,
+        *,
+        restore: str = "latest",
+        remap: Mapping[str, str] | None = None,
+        allow_non_restored: bool = False,
+        allow_repeated_output: bool = False,
+        take_over: bool = False,
+        audit: str | Path | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Finished:
+        """The pipeline has run to the end of its sources, or until `stop` said so; all of its output is visible.
+
+        `restore`: `latest`, an id, a name, or `none`. `take_over`: fence off an attempt that seems to be live.
+        Raises: UsageError, ConflictError, FencedError, CorruptError, IncompatibleError, PipelineFailedError.
+        """
+        from eoctl.runtime import run  # noqa: PLC0415  (it knows pipelines)
+
+        request = run.Request(
+            choice=Choice(
+                snapshot="latest" if restore == run.FRESH else str(restore),
+                remap=remap or {},
+                allow_non_restored=allow_non_restored,
+                allow_repeated_output=allow_repeated_output,
+            ),
+            fresh=restore == run.FRESH,
+            take_over=take_over,
+            audit=None if audit is None else Path(audit),
+            stop=stop,
+        )
+        return run.run(store._store, self, request)  # noqa: SLF001  (of our own library)
+
     def graph(self) -> Graph:
         """What runs. Raises: UsageError where it cannot, or cannot keep what the pipeline promises."""
         graph = Graph(tuple(self._nodes))
@@ -103,12 +142,13 @@ class Pipeline:
 
     @property
     def settings(self) -> Settings:
-        exactly = self.guarantee is Guarantee.EXACTLY_ONCE
+        exactly = self.guarantee is not Guarantee.AT_LEAST_ONCE
         return Settings(
             mode=Mode.EXACTLY_ONCE if exactly else Mode.AT_LEAST_ONCE,
             alignment_timeout_seconds=self.options.alignment_timeout if exactly else None,
             batch_size=self.options.batch_size,
             channel_capacity=self.options.channel_capacity,
+            at_most_once=self.guarantee is Guarantee.AT_MOST_ONCE,
         )
 
     def add(self, uid: str, work: Work, inputs: tuple[Edge, ...], parallelism: int | None, key_type: str = "") -> None:

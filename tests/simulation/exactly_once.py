@@ -67,7 +67,7 @@ class World:
         self.ids = 0
         self.memory = MemoryBackend(clock=lambda: self.now)
         self.count = self.rng.randint(20, 120)
-        self.keys = self.rng.randint(1, 9)
+        self.keys = self.rng.choice([self.rng.randint(1, 9), 40])
         self.shape = self.rng.choice(["counts", "windows", "both"])
         self.timeout = self.rng.choice([None, None, 0.0, 0.0, 0.5, 3.0])
         self.batch = self.rng.choice([1, 3, 8, 20])
@@ -293,15 +293,18 @@ def story(seed: int, folder: Path) -> dict[str, int]:
         except (CommitUnknownError, FencedError, UnavailableError) as error:
             seen[error.kind] += 1
             attempt.bury()
+    sleepers = [zombie for zombie in zombies if rng.random() < 0.5]
+    zombies = [zombie for zombie in zombies if zombie not in sleepers]
     last = Attempt(world, calm=True)
     for _ in range(MAX_STEPS):
         if last.executor.finished:
             break
         last.step()
-        if rng.random() < 0.05:
+        if rng.random() < 0.02:
             walk(zombies, rng, seen)
     assert last.executor.finished, "the last attempt came to its end"
     last.bury()
+    zombies += sleepers
     for _ in range(20):
         walk(zombies, rng, seen)
     for zombie in zombies:
@@ -326,7 +329,7 @@ def walk(zombies: list[Attempt], rng: random.Random, seen: Counter[str]) -> None
     """Zombies go on a little, until they learn that they are some."""
     for zombie in list(zombies):
         try:
-            zombie.run(rng.randint(0, 60))
+            zombie.run(rng.choice([0, 20, 100, 400]))
         except (Crash, EoctlError) as error:
             seen["zombies fenced" if isinstance(error, FencedError) else "zombies dead"] += 1
             zombie.bury()

@@ -20,7 +20,7 @@ from eoctl.runtime.operators import windowed
 from eoctl.runtime.pipeline import Pipeline
 from eoctl.runtime.reading import Reading
 from eoctl.runtime.records import Batch
-from eoctl.runtime.sinks import files, sqlite
+from eoctl.runtime.sinks import sqlite
 from eoctl.runtime.sinks.protocol import CommitPermit
 from eoctl.runtime.sinks.second_phase import SecondPhase
 from eoctl.runtime.snapshot import Capture
@@ -200,15 +200,6 @@ def acknowledgements_of_any_checkpoint_count() -> Any:
     return patch.object(coordinator, "_acknowledge", acknowledge)
 
 
-def leftovers_of_every_attempt_are_aborted() -> Any:
-    def abort_others(self: Any, keep: frozenset[str]) -> list[str]:
-        for path in self._names.hidden.glob("*"):
-            path.unlink()
-        return []
-
-    return patch.object(files.FileCommitter, "abort_others", abort_others)
-
-
 def restore_without_raising_the_attempt() -> Any:
     real = resolve
 
@@ -242,14 +233,17 @@ def frozen_state_is_not_of_the_barrier() -> Any:
             frozen: HeapFrozen = real(self.state)
             return frozen.write()
 
-    return patch.object(HeapState, "freeze", Late)
+    def late(self: HeapState) -> Late:
+        return Late(self)
+
+    return patch.object(HeapState, "freeze", late)
 
 
 MUTANTS: dict[Callable[[], Any], int] = {
     no_alignment: 40,
     one_input_is_not_blocked: 60,
     commit_before_completion: 20,
-    no_fencing_in_head: 40,
+    no_fencing_in_head: 120,
     no_fencing_in_sqlite: 60,
     in_flight_records_are_dropped: 40,
     in_flight_records_are_not_put_back: 40,
@@ -261,10 +255,9 @@ MUTANTS: dict[Callable[[], Any], int] = {
     positions_of_later: 40,
     changes_of_an_aborted_checkpoint_are_lost: 20,
     deleted_keys_come_back: 60,
-    an_older_table_wins: 40,
+    an_older_table_wins: 80,
     key_groups_of_the_old_subtask: 20,
     acknowledgements_of_any_checkpoint_count: 60,
-    leftovers_of_every_attempt_are_aborted: 40,
     restore_without_raising_the_attempt: 40,
     windows_fire_at_their_start: 10,
     frozen_state_is_not_of_the_barrier: 20,

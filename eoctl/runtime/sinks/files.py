@@ -128,7 +128,11 @@ class FileWriter:
                 raise FencedError(message, hint="a newer attempt has aborted it; stop this process") from error
             sync_directory(self._names.hidden)
         self._file = None
-        properties = {"records": str(self._records), "sha256": self._digest.hexdigest()}
+        properties = {
+            "attempt": str(self._context.attempt),
+            "records": str(self._records),
+            "sha256": self._digest.hexdigest(),
+        }
         self._records = 0
         return (
             Transaction(

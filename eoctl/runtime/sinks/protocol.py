@@ -47,13 +47,17 @@ class CommitPermit:
 
 
 class SinkContext(Struct, frozen=True, kw_only=True):
-    """Whose sink it is: the names of its transactions are made of this. `subtask` -1: of all of them."""
+    """Whose sink it is: the names of its transactions are made of this. `subtask` -1: of all of them.
+
+    `held`: the sink's transactions in the snapshot that was restored.
+    """
 
     pipeline: str
     uid: str
     attempt: int
     subtask: int = -1
     parallelism: int = 1
+    held: tuple[Transaction, ...] = ()
 
     def transaction_id(self, checkpoint: int) -> str:
         """Unique for ever: sink, attempt, checkpoint, subtask."""
