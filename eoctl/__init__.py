@@ -16,6 +16,7 @@ _HOMES = {
     "eoctl.engines.directory": ("DirectorySource",),
     "eoctl.engines.rocksdb": ("RocksdbCheckpoint", "RocksdbSource"),
     "eoctl.engines.sqlite": ("SqliteSource",),
+    "eoctl.engines.tables": ("TableSource",),
     "eoctl.version": ("VERSION",),
     "formats.manifest": ("SinkState", "SourceOffsets", "Transaction"),
     "formats.errors": (

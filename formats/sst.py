@@ -221,7 +221,7 @@ def merge_batches(
     """
     import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
 
-    runs = [_Run(source) for source in sources]
+    runs = [Run(source) for source in sources]
     while runs := [run for run in runs if run.fill()]:
         bound = min(run.last for run in runs)
         pieces = [piece for run in runs if len(piece := run.take(bound))]
@@ -232,7 +232,7 @@ def merge_batches(
             yield batch.slice(start, BATCH_ROWS)
 
 
-class _Run:
+class Run:
     """One source of a merge: its batch at hand, whose rows before `_at` are taken."""
 
     def __init__(self, source: Iterator[pa.RecordBatch]) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PREFIX = "typed_"
+_SHORT = 128
 _NUMBERS = {"long": "q", "int": "i", "short": "h", "byte": "b", "double": "d", "float": "f"}
 _TEXT = {
     "char",
@@ -149,9 +150,10 @@ def _numbers(column: pa.Array, code: str) -> pa.Array:
 def _check_width(column: pa.Array, width: int) -> None:
     import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
 
-    if len(column) and (column.null_count or pc.min_max(pc.binary_length(column)) != {"min": width, "max": width}):
-        at = next(at for at, value in enumerate(column.to_pylist()) if value is None or len(value) != width)
-        raise CorruptError(f"a value of {len(column[at].as_py() or b'')} bytes in row {at}, not {width}", offset=0)
+    lengths = pc.min_max(pc.binary_length(column)).as_py()
+    if len(column) and (column.null_count or set(lengths.values()) != {width}):
+        found = next((value for value in column.to_pylist() if value is None or len(value) != width), None)
+        raise CorruptError(f"a value of {len(found or b'')} bytes, not {width}", offset=0)
 
 
 def _bytes_of(column: pa.Array) -> memoryview:
@@ -178,7 +180,7 @@ def _ascii(column: pa.Array) -> pa.Array | None:
     told = pa.Array.from_buffers(pa.uint8(), len(column), [None, pa.py_buffer(bytes(firsts))])
     if not pc.all(pc.equal(pc.cast(told, pa.int32()), lengths)).as_py():
         return None
-    return pc.cast(pc.binary_slice(column, 1), pa.string())
+    return pc.cast(pc.binary_slice(column, 1, _SHORT), pa.string())  # without a stop Arrow fails on empty strings
 
 
 def _is_plain(data_type: DataType) -> bool:

@@ -228,7 +228,8 @@ def _nearest(path: str, word: str) -> str:
 
     noun = path.partition(" ")[2]
     here = [f"{noun} {name}".strip() for name in (verbs_of(noun) if noun else [*NOUNS, *verbs_of("")])]
-    by_last_word: dict[str, str] = {name.rpartition(" ")[2]: name for name in (*COMMANDS, *here)}
+    everyday = [name for name in COMMANDS if name.startswith("checkpoint ")]
+    by_last_word: dict[str, str] = {name.rpartition(" ")[2]: name for name in (*COMMANDS, *everyday, *here)}
     local = get_close_matches(word, [name.rpartition(" ")[2] for name in here], n=1)
     found = local or get_close_matches(word, list(by_last_word), n=1)
     return f"did you mean: {PROGRAM} {by_last_word[found[0]]}" if found else f"{path} --help"

@@ -10,7 +10,7 @@ import typer
 
 from eoctl.cli.completion import complete_snapshots
 from eoctl.cli.interrupts import told_by
-from eoctl.cli.invocation import invocation_of
+from eoctl.cli.invocation import Invocation, invocation_of
 from eoctl.cli.output import fields_of
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.quantities import human_bytes, parse_duration, plural, second
@@ -143,20 +143,26 @@ def delete(
     Example:
         eoctl checkpoint delete orders@40 orders@41 --dry-run
     """
-    from eoctl.services.entries import delete as delete_snapshots  # noqa: PLC0415  (start-up)
+    delete_snapshots(invocation_of(ctx), snapshots, pipeline, dry_run=dry_run, schema="checkpoint.delete")
 
-    invocation = invocation_of(ctx)
+
+def delete_snapshots(
+    invocation: Invocation, snapshots: list[str], pipeline: str | None, *, dry_run: bool, schema: str
+) -> None:
+    """The snapshots are in the trash, all of them or none, and the answer says so."""
+    from eoctl.services.entries import delete as delete_entries  # noqa: PLC0415  (start-up)
+
     store = invocation.open_store()
     chosen = [_resolve(store, snapshot, pipeline) for snapshot in snapshots]
     owner = chosen[0].pipeline
     if any(resolved.pipeline != owner for resolved in chosen):
         raise UsageError("the snapshots are of several pipelines", hint="one command for each pipeline")
     with _unsure(owner):
-        deletion = delete_snapshots(store, owner, [resolved.entry.label for resolved in chosen], dry_run=dry_run)
+        deletion = delete_entries(store, owner, [resolved.entry.label for resolved in chosen], dry_run=dry_run)
         for note in deletion.notes:
             invocation.out.notice(note)
         invocation.out.answer(
-            "checkpoint.delete",
+            schema,
             fields_of(deletion),
             lambda: _deletion_lines(deletion),
             brief=lambda: (change.snapshot.address for change in deletion.entries),

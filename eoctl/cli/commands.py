@@ -7,12 +7,16 @@ NOUNS = {
     "pipeline": "See, check and fork the pipelines of a store.",
     "checkpoint": "Take, list, explain, verify, keep and delete checkpoints.",
     "flink": "Inspect, clean and rewrite what Flink's jobs left.",
+    "savepoint": "Make, read, move and delete portable savepoints.",
+    "state": "Look into the state of a snapshot, row by row.",
     "plan": "Work out what checkpoints cost, and how often to take one.",
 }
 
 _CREATE = "eoctl.cli.checkpoint_create"
 _READ = "eoctl.cli.checkpoint"
 _EDIT = "eoctl.cli.checkpoint_entries"
+_SAVEPOINT = "eoctl.cli.savepoint"
+_STATE = "eoctl.cli.state"
 _FLINK = "eoctl.cli.flink"
 _FLINK_WRITE = "eoctl.cli.flink_write"
 
@@ -38,6 +42,19 @@ COMMANDS = {
     "checkpoint release": (_EDIT, "Drop the holds of a snapshot."),
     "checkpoint delete": (_EDIT, "Move snapshots to the trash; undelete brings them back."),
     "checkpoint undelete": (_EDIT, "Bring a snapshot back from the trash."),
+    "savepoint create": (_SAVEPOINT, "Make a portable savepoint of a snapshot."),
+    "savepoint list": (_SAVEPOINT, "List the savepoints of the store."),
+    "savepoint inspect": (_SAVEPOINT, "Show what a savepoint consists of."),
+    "savepoint verify": (_SAVEPOINT, "Check that a savepoint is whole."),
+    "savepoint export": (_SAVEPOINT, "Write a savepoint of the store as a folder."),
+    "savepoint import": (_SAVEPOINT, "Take a savepoint's folder into the store."),
+    "savepoint delete": (_SAVEPOINT, "Move savepoints of the store to the trash."),
+    "state list": (_STATE, "List the states of a snapshot."),
+    "state get": (_STATE, "Show what a state holds for a key."),
+    "state scan": (_STATE, "Show the rows of a state, in the order of their bytes."),
+    "state count": (_STATE, "Count the rows, keys and bytes of states."),
+    "state export": (_STATE, "Write the rows of a state into one file."),
+    "state diff": (_STATE, "Compare the states of two snapshots, row by row."),
     "restore": ("eoctl.cli.restore", "Restore a snapshot into a new directory."),
     "gc": ("eoctl.cli.gc", "Expire old checkpoints, delete what no snapshot needs."),
     "flink orphans": (_FLINK, "Find files that no checkpoint or savepoint names."),

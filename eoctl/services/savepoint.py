@@ -7,7 +7,7 @@ its files are stored and one commit makes them a snapshot. So there is all of it
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,18 +16,26 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eoctl.engines.directory import capture_tree
-from eoctl.services.resolve import Resolved, row_of
+from eoctl.services.resolve import Resolved, row_of, rows_of
 from eoctl.services.restore import held
 from eoctl.services.savepoint_build import SnapshotSource, Told, build, names_of
 from eoctl.services.savepoint_records import head_of, operators_of, paths_of, properties_of
 from eoctl.services.savepoint_sources import source_of_folder, source_of_snapshot
-from eoctl.services.savepoint_values import MoveRow, SavedState, SavepointCreated
-from eoctl.services.values import ForeignRow, SnapshotRow
+from eoctl.services.savepoint_values import MoveRow, SavedOperator, SavedState, SavepointCreated, SavepointDetail
+from eoctl.services.values import ForeignRow, SnapshotRow, Transactions
 from formats.errors import ConflictError, CorruptError, UsageError
 from formats.ids import HashAlgorithm, PipelineId, check_name
 from formats.manifest import Engine, Manifest, Metrics, PackRef, Role, StateFile, files_of, packs_of
 from formats.remap import Move, OperatorMapping, plan_remap
-from formats.savepoint import COORDINATOR, HEAD_NAME, SavepointFile, SavepointHead, encode_head, parts_of
+from formats.savepoint import (
+    COORDINATOR,
+    HEAD_NAME,
+    SavepointFile,
+    SavepointHead,
+    SavepointOperator,
+    encode_head,
+    parts_of,
+)
 from storage.blobs import Blobs, digest_of
 from storage.extract import Extraction, fresh_directory, sync_tree
 from storage.ingest import Ingest, Tally
@@ -37,60 +45,68 @@ from storage.store import Store
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """How a savepoint is to be made. `executor` writes tables beside this process; None: this process."""
+    """How a savepoint is to be made. `executor` writes tables beside this process; None: this process.
+
+    `max_parallelism`: keys are hashed anew into so many key groups; 0: they stay in theirs.
+    """
 
     mapping: OperatorMapping = OperatorMapping()
     executor: Executor | None = None
     progress: Told = lambda _: None
     tags: tuple[str, ...] = ()
+    max_parallelism: int = 0
 
 
-def create_in_store(
-    store: Store, resolved: Resolved, name: str, wish: Wish, *, target: Store | None = None
-) -> SavepointCreated:
-    """The store, or `target`, has a savepoint `name` of the snapshot, in the snapshot's pipeline.
+def create_in_store(source: SnapshotSource, store: Store, name: str, wish: Wish) -> SavepointCreated:
+    """The store has a savepoint `name` of the snapshot, in the pipeline of that name.
 
     Raises: BadNameError, ConflictError (the name is taken), BadRemapError, IncompatibleError, UnsupportedError,
     CorruptError, NoSpaceError.
     """
-    into = target or store
-    _check_free(into, resolved.pipeline, name)
+    pipeline = PipelineId(source.pipeline)
+    _check_free(store, pipeline, name)
     began = store.ambient.elapsed()
-    notes: list[str] = []
-    with _held_source(store, resolved, notes) as source, _scratch(into) as folder:
+    with _scratch(store) as folder:
         moves = plan_remap(names_of(source), wish.mapping)
-        head = build(folder, source, moves, executor=wish.executor, progress=wish.progress)
-        if head.hash != into.hash:
-            head = _rehashed(folder, head, into.hash)
-        row = _commit(into, resolved.pipeline, name, folder, head, wish.tags)
-        moved = move_rows(source, moves)
-    return _created(row, head, moved, into.ambient.elapsed() - began, notes)
+        head = _built(folder, source, moves, wish)
+        if head.hash != store.hash:
+            head = _rehashed(folder, head, store.hash)
+        row = _commit(store, pipeline, name, folder, head, wish.tags)
+        return _created(row, head, move_rows(source, moves), store.ambient.elapsed() - began)
 
 
-def create_folder(store: Store, resolved: Resolved, target: Path, wish: Wish) -> SavepointCreated:
+def create_folder(
+    source: SnapshotSource, target: Path, wish: Wish, *, elapsed: Callable[[], float]
+) -> SavepointCreated:
     """`target` is a savepoint's folder, or does not exist. Raises: as `create_in_store`, UsageError."""
-    notes: list[str] = []
-    began = store.ambient.elapsed()
-    with _held_source(store, resolved, notes) as source:
-        head, moves = write_folder(source, target, wish)
-        moved = move_rows(source, moves)
-    row = folder_row(target, head)
-    return _created(row, head, moved, store.ambient.elapsed() - began, notes)
-
-
-def write_folder(source: SnapshotSource, target: Path, wish: Wish) -> tuple[SavepointHead, Sequence[Move]]:
-    """`target` is a savepoint's folder made of a snapshot that is open."""
+    began = elapsed()
     with fresh_directory(target) as temporary:
         moves = plan_remap(names_of(source), wish.mapping)
-        head = build(temporary, source, moves, executor=wish.executor, progress=wish.progress)
+        head = _built(temporary, source, moves, wish)
         sync_tree(temporary, 1 + sum(1 for _ in parts_of(head)))
-    return head, moves
+    return _created(folder_row(target, head), head, move_rows(source, moves), elapsed() - began)
 
 
-def plan(store: Store, resolved: Resolved, mapping: OperatorMapping) -> tuple[MoveRow, ...]:
-    """What `create` would do with each operator. Raises: BadRemapError, IncompatibleError."""
-    with source_of_snapshot(store, resolved, verified=False) as source:
-        return move_rows(source, plan_remap(names_of(source), mapping))
+@contextmanager
+def held_source(store: Store, resolved: Resolved, scratch: Path | None = None) -> Iterator[SnapshotSource]:
+    """A snapshot of the store, open and held, every byte of it checked."""
+    notes: list[str] = []
+    with (
+        held(store, resolved, notes, reason="savepoint") as found,
+        source_of_snapshot(store, found, scratch) as source,
+    ):
+        yield source
+
+
+def _built(folder: Path, source: SnapshotSource, moves: Sequence[Move], wish: Wish) -> SavepointHead:
+    return build(
+        folder,
+        source,
+        moves,
+        executor=wish.executor,
+        progress=wish.progress,
+        max_parallelism=wish.max_parallelism,
+    )
 
 
 def move_rows(source: SnapshotSource, moves: Sequence[Move]) -> tuple[MoveRow, ...]:
@@ -109,6 +125,48 @@ def move_rows(source: SnapshotSource, moves: Sequence[Move]) -> tuple[MoveRow, .
         )
         for move in moves
     )
+
+
+def list_savepoints(store: Store, pipeline: PipelineId | None = None) -> list[SnapshotRow]:
+    """The savepoints of the pipeline, or of all, in order of commit; those in the trash too."""
+    chosen = list(store.pipelines()) if pipeline is None else [pipeline]
+    return [row for one in chosen for row in rows_of(store.head(one).head) if row.kind == "savepoint"]
+
+
+def inspect_head(head: SavepointHead, row: SnapshotRow) -> SavepointDetail:
+    """What the savepoint consists of."""
+    transactions = [found for sink in head.sinks for found in sink.transactions]
+    return SavepointDetail(
+        snapshot=row,
+        source=head.origin.snapshot,
+        taken_at=head.origin.taken_at,
+        states=saved_states(head),
+        operators=tuple(map(_saved_operator, head.operators)),
+        source_offsets={source.uid: dict(source.offsets) for source in head.sources},
+        transactions=Transactions(
+            commit=tuple(found.id for found in transactions if found.state == "pre-committed"),
+            abort=tuple(found.id for found in transactions if found.state == "aborted"),
+        ),
+    )
+
+
+def _saved_operator(operator: SavepointOperator) -> SavedOperator:
+    carried = [*operator.coordinator, *(file for subtask in operator.subtasks for file in subtask.files)]
+    return SavedOperator(
+        uid=operator.uid,
+        id=operator.id,
+        parallelism=operator.parallelism,
+        max_parallelism=operator.max_parallelism,
+        states=len(operator.tables),
+        rows=sum(table.rows for table in operator.tables),
+        bytes=sum(table.bytes for table in operator.tables) + sum(file.bytes for file in carried),
+        files=len(carried),
+    )
+
+
+def head_in_store(store: Store, resolved: Resolved) -> SavepointHead:
+    """The head of a savepoint of the store. Raises: UnsupportedError where it is no portable one."""
+    return head_of(store.manifest(resolved.head, resolved.entry))
 
 
 def export(store: Store, resolved: Resolved, target: Path) -> SavepointHead:
@@ -153,7 +211,7 @@ def import_folder(
         head = _rehashed(folder, head, store.hash)
     row = _commit(store, pipeline, name, folder, head, tags)
     moved = move_rows(source, plan_remap(names_of(source), OperatorMapping()))
-    return _created(row, head, moved, store.ambient.elapsed() - began, [])
+    return _created(row, head, moved, store.ambient.elapsed() - began)
 
 
 def folder_row(folder: Path, head: SavepointHead) -> SnapshotRow:
@@ -215,12 +273,6 @@ def saved_states(head: SavepointHead) -> tuple[SavedState, ...]:
         for operator in head.operators
         for table in operator.tables
     )
-
-
-@contextmanager
-def _held_source(store: Store, resolved: Resolved, notes: list[str]) -> Iterator[SnapshotSource]:
-    with held(store, resolved, notes, reason="savepoint") as found, source_of_snapshot(store, found) as source:
-        yield source
 
 
 @contextmanager
@@ -312,9 +364,7 @@ def _engine(head: SavepointHead) -> Engine:
     return Engine(kind=kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "eoctl")
 
 
-def _created(
-    row: SnapshotRow, head: SavepointHead, moves: tuple[MoveRow, ...], seconds: float, notes: list[str]
-) -> SavepointCreated:
+def _created(row: SnapshotRow, head: SavepointHead, moves: tuple[MoveRow, ...], seconds: float) -> SavepointCreated:
     states = saved_states(head)
     return SavepointCreated(
         snapshot=row,
@@ -326,5 +376,4 @@ def _created(
         non_restored=tuple(move.old for move in moves if move.action == "not restored"),
         rows=sum(state.rows for state in states),
         seconds=seconds,
-        notes=tuple(notes),
     )

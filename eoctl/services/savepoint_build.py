@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from formats.errors import BadManifestError, IncompatibleError
+from eoctl.services.rehash import rehashed
+from formats.errors import BadManifestError, IncompatibleError, UnsupportedError
 from formats.ids import HashAlgorithm, operator_id
 from formats.manifest import OperatorState, SinkState, SourceOffsets, StateFile
 from formats.remap import Move, OperatorName
@@ -86,6 +87,7 @@ class _Write(Struct, frozen=True, kw_only=True):
     path: str
     algorithm: HashAlgorithm
     max_parallelism: int
+    rehash: int
     distinct: str
     typed: bool = True
 
@@ -97,12 +99,13 @@ def build(
     *,
     executor: Executor | None = None,
     progress: Told = lambda _: None,
+    max_parallelism: int = 0,
 ) -> SavepointHead:
-    """`folder` holds the savepoint, head and all.
+    """`folder` holds the savepoint, head and all. `max_parallelism`: keys are hashed anew; 0: they stay.
 
     Raises: IncompatibleError, UnsupportedError, CorruptError, BadManifestError, NoSpaceError.
     """
-    check_in_flight(source, moves)
+    check_in_flight(source, moves, rehash=max_parallelism > 0)
     goals: dict[str, list[tuple[Move, SourceOperator]]] = {}
     for move, operator in zip(moves, source.operators, strict=False):
         if move.new is not None:
@@ -110,7 +113,7 @@ def build(
     operators: list[SavepointOperator] = []
     jobs: list[tuple[int, _Write]] = []
     for members in goals.values():
-        outline, writes = _outline(folder, members, source.hash)
+        outline, writes = _outline(folder, members, source.hash, max_parallelism)
         jobs += [(len(operators), write) for write in writes]
         operators.append(outline)
     tables: dict[int, list[SavepointTable]] = {}
@@ -158,14 +161,14 @@ def names_of(source: SnapshotSource) -> list[OperatorName]:
     return known + [OperatorName(uid, operator_id(uid)) for uid in others if uid not in seen]
 
 
-def check_in_flight(source: SnapshotSource, moves: Sequence[Move]) -> None:
+def check_in_flight(source: SnapshotSource, moves: Sequence[Move], *, rehash: bool = False) -> None:
     """Records in flight between operators are carried only where the operators stay what they are."""
     flying = [
         str(operator.name)
         for operator in source.operators
         if any(file.role == "in-flight" for file in _carried(operator.state))
     ]
-    if flying and any(move.action != "kept" for move in moves):
+    if flying and (rehash or any(move.action != "kept" for move in moves)):
         message = f"the snapshot holds records in flight to {', '.join(flying[:3])}, so its operators cannot be changed"
         hint = "remap a savepoint or an aligned checkpoint: take one, or let the pipeline restore this one first"
         raise IncompatibleError(message, hint=hint, in_flight=flying)
@@ -178,7 +181,7 @@ def _carried(state: OperatorState) -> Iterator[StateFile]:
 
 
 def _outline(
-    folder: Path, members: Sequence[tuple[Move, SourceOperator]], algorithm: HashAlgorithm
+    folder: Path, members: Sequence[tuple[Move, SourceOperator]], algorithm: HashAlgorithm, rehash: int
 ) -> tuple[SavepointOperator, list[_Write]]:
     """The operator without its tables, whose files lie where they belong; and the tables to be written."""
     goal = members[0][0].new
@@ -188,6 +191,9 @@ def _outline(
     if len(limits) > 1:
         names = ", ".join(f"{state.uid or state.id}: {state.max_parallelism}" for state in states)
         raise IncompatibleError(f"operators of different max parallelism cannot be merged: {names}")
+    parallelism = max(state.parallelism for state in states)
+    if rehash:
+        _check_rehash(states, rehash, parallelism)
     (folder / goal.id).mkdir()
     files = [_carry(folder, goal.id, operator) for _, operator in members]
     subtasks = {subtask.index: subtask for subtasks, _ in files for subtask in subtasks}
@@ -215,6 +221,7 @@ def _outline(
                 path=f"{goal.id}/{path}",
                 algorithm=algorithm,
                 max_parallelism=max(limits),
+                rehash=rehash if found[name, kind].keyed and rehash != max(limits) else 0,
                 distinct=" and ".join(str(operator.name) for operator in holders) if len(holders) > 1 else "",
             )
         )
@@ -223,13 +230,23 @@ def _outline(
         id=goal.id,
         uid=goal.uid,
         name=states[0].name if goal.uid == states[0].uid else goal.uid,
-        parallelism=max(state.parallelism for state in states),
-        max_parallelism=max(limits),
+        parallelism=parallelism,
+        max_parallelism=rehash or max(limits),
         engine=engine,
         subtasks=tuple(subtasks[index] for index in sorted(subtasks)),
         coordinator=tuple(file for _, coordinator in files for file in coordinator),
     )
     return outline, writes
+
+
+def _check_rehash(states: Sequence[OperatorState], rehash: int, parallelism: int) -> None:
+    for state in states:
+        if any(file.role in {"opaque", "keyed"} for file in _carried(state)):
+            message = f"the keys of {state.uid or state.id} cannot be hashed anew: its state is files"
+            raise UnsupportedError(message, hint="leave --max-parallelism out, or --drop it")
+    if parallelism > rehash:
+        message = f"{states[0].uid or states[0].id} has parallelism {parallelism}, more than {rehash} key groups"
+        raise IncompatibleError(message, hint=f"--max-parallelism {parallelism} or more")
 
 
 def _carry(folder: Path, identity: str, operator: SourceOperator) -> tuple[list[SavepointSubtask], list[SavepointFile]]:
@@ -277,7 +294,7 @@ def _split(folder: Path, writes: Sequence[_Write], *, parallel: bool) -> list[li
         names = [f"{_RUNS}/{number}.{index}.parquet" for index in range(len(parts))]
         split.append(
             [
-                replace(write, opens=(part,), target=str(folder / name), path=name, typed=False)
+                replace(write, opens=(part,), target=str(folder / name), path=name, typed=False, rehash=0)
                 for part, name in zip(parts, names, strict=True)
                 if len(parts) > 1
             ]
@@ -328,8 +345,13 @@ def _write(write: _Write) -> SavepointTable:
     rows = scans[0] if len(scans) == 1 else merge_batches(scans, keep_tombstones=False, distinct=distinct)
     limit = write.max_parallelism if schema.keyed and not schema.properties.get("partition") else 0
     columns = TypedColumns(schema if write.typed else replace(schema, key="", namespace="", map_key="", value=""))
+    rows = within(rows, limit, schema.name)
+    runs = Path(f"{write.target}.runs")
+    if write.rehash:
+        rows = rehashed(rows, schema, write.rehash, runs)
     with told(write.target), Path(write.target).open("xb") as file:
-        stats = write_table(file, schema, map(columns, within(rows, limit, schema.name)), columns=columns.schema)
+        stats = write_table(file, schema, (columns(batch) for batch in rows), columns=columns.schema)
+    shutil.rmtree(runs, ignore_errors=True)
     with Path(write.target).open("rb") as written:
         digest = digest_of(written, write.algorithm)
     size = Path(write.target).stat().st_size

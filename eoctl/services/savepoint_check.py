@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from eoctl.services.resolve import Resolved
 from eoctl.services.savepoint_build import within
+from eoctl.services.savepoint_records import head_of
 from eoctl.services.savepoint_sources import read_head, source_of_folder
 from eoctl.services.savepoint_values import SavepointCheck, SavepointDamage
-from formats.errors import EoctlError
+from eoctl.services.verify import verify
+from formats.errors import BadManifestError, EoctlError
 from formats.keygroup_columns import misplaced
 from formats.savepoint import SavepointHead, SavepointOperator, SavepointTable, parts_of
 from formats.state import StateTable
 from storage.blobs import digest_of
 from storage.os_errors import told
+from storage.store import Store
 
 
 def check_folder(path: Path, *, elapsed: Callable[[], float]) -> SavepointCheck:
@@ -44,6 +48,23 @@ def check_folder(path: Path, *, elapsed: Callable[[], float]) -> SavepointCheck:
     )
 
 
+def check_in_store(store: Store, resolved: Resolved) -> SavepointCheck:
+    """As `verify --level full` of this snapshot, whose report is kept. Raises: UnsupportedError, what verify raises."""
+    manifest = store.manifest(resolved.head, resolved.entry)
+    head = head_of(manifest)
+    found = verify(store, resolved.pipeline, resolved, "full", scratch=store.place.scratch)
+    tables = [table for operator in head.operators for table in operator.tables]
+    return SavepointCheck(
+        path=resolved.address,
+        tables=len(tables),
+        rows=sum(table.rows for table in tables),
+        files=found.checked_files,
+        bytes=found.checked_bytes,
+        damaged=tuple(SavepointDamage(path=one.name, reason=one.reason) for one in found.damaged),
+        seconds=found.seconds,
+    )
+
+
 def _files(path: Path, head: SavepointHead) -> Iterator[tuple[str, str]]:
     for place, size, digest in parts_of(head):
         file = path / place
@@ -65,8 +86,6 @@ def _files(path: Path, head: SavepointHead) -> Iterator[tuple[str, str]]:
 
 def _rows(operator: SavepointOperator, table: SavepointTable, found: list[StateTable]) -> int:
     """How many rows the table has. Raises: BadManifestError, CorruptError where they break a rule."""
-    from formats.errors import BadManifestError  # noqa: PLC0415
-
     if len(found) != 1 or found[0].schema != table.schema:
         raise BadManifestError("the table is of another state than the head says")
     limit = operator.max_parallelism if table.schema.keyed and not table.schema.properties.get("partition") else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from eoctl.engines.flink_paths import Mapping
 from eoctl.engines.states import is_readable, open_states
 from eoctl.services.resolve import Resolved
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator
@@ -173,5 +174,19 @@ def _folder_tables(path: Path, names: frozenset[str], state: OperatorState) -> t
         raise CorruptError(message, hint=f"eoctl savepoint verify {path}")
     first = next(subtask for subtask in state.subtasks if subtask.index == 0)
     tables = tuple(file for file in first.files if file.name in names)
-    (found,) = open_states([replace(state, subtasks=(replace(first, files=tables),))], lambda one, _: path / one.id)
+    # All rows, also those of key groups that there are not: they are to be found, not passed over.
+    alone = replace(state, subtasks=(replace(first, files=tables, key_groups=None),), max_parallelism=0)
+    (found,) = open_states([alone], lambda one, _: path / one.id)
     return found.tables
+
+
+@contextmanager
+def source_at_path(path: Path, mappings: tuple[Mapping, ...] = ()) -> Iterator[SnapshotSource]:
+    """A snapshot as it lies at a path: a savepoint's folder, or a snapshot of Flink. Raises: as the two of them."""
+    if (path / HEAD_NAME).is_file():
+        yield source_of_folder(path)[1]
+        return
+    from eoctl.services.savepoint_flink import source_of_flink  # noqa: PLC0415  (start-up)
+
+    with source_of_flink(path, mappings) as source:
+        yield source

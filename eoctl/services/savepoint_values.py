@@ -32,7 +32,7 @@ class MoveRow(Struct, frozen=True, kw_only=True):
 
 
 class SavepointCreated(Struct, frozen=True, kw_only=True):
-    """A savepoint that now exists; or would (`dry_run`), and then only `moves` are told."""
+    """A savepoint that now exists."""
 
     snapshot: SnapshotRow
     source: str
@@ -43,8 +43,6 @@ class SavepointCreated(Struct, frozen=True, kw_only=True):
     non_restored: tuple[str, ...]
     rows: int
     seconds: float
-    notes: tuple[str, ...] = ()
-    dry_run: bool = False
 
 
 class SavepointDetail(Struct, frozen=True, kw_only=True):

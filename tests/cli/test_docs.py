@@ -69,6 +69,8 @@ RUN_PAGES = (
     "docs/gc.md",
     "docs/forks.md",
     "docs/repair.md",
+    "docs/s3.md",
+    "docs/savepoints.md",
     "docs/simulation.md",
     "docs/watching.md",
     "docs/planning.md",

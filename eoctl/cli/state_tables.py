@@ -1,0 +1,59 @@
+"""Rows of state on a screen, and what two states differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from eoctl.cli.output import GREEN, RED, YELLOW, Output, to_json
+from eoctl.cli.quantities import human_bytes
+from eoctl.cli.table import Column, clean
+
+if TYPE_CHECKING:
+    from eoctl.services.state import ChangedRow, StateDifference
+    from formats.state_text import Row
+
+
+def word(value: object) -> str:
+    """A value on one line: text bare, all else as JSON."""
+    return clean(value) if isinstance(value, str) else to_json(value)
+
+
+def row_table(rows: list[Row], out: Output) -> list[str]:
+    if not rows:
+        return []
+    names = [name for name in rows[0] if name != "namespace" or any(row[name] for row in rows)]
+    titles = {"key_group": "GROUP", "key": "KEY", "namespace": "NAMESPACE", "map_key": "MAP KEY", "value": "VALUE"}
+    return out.table(
+        [
+            Column(title=titles[name], cells=[word(row[name]) for row in rows], right=name == "key_group", least=8)
+            for name in names
+        ]
+    )
+
+
+def diff_lines(states: list[StateDifference], rows: list[ChangedRow], out: Output) -> Iterator[str]:
+    for found in states:
+        yield out.heading(
+            f"{found.operator}/{found.name}: {found.added:,} added ({human_bytes(found.added_bytes)}), "
+            f"{found.removed:,} removed ({human_bytes(found.removed_bytes)}), {found.changed:,} changed, "
+            f"{found.same:,} the same"
+        )
+        own = [row for row in rows if (row.operator, row.state) == (found.operator, found.name)]
+        if own:
+            yield from out.table(
+                [
+                    Column(title="", cells=[row.sign for row in own], styles={"+": GREEN, "-": RED, "~": YELLOW}),
+                    Column(title="KEY", cells=[_key(row.row) for row in own], least=8),
+                    Column(title="VALUE", cells=[_change(row) for row in own], least=12),
+                ]
+            )
+
+
+def _key(row: Row) -> str:
+    parts = [row["key"], row.get("namespace", ""), row.get("map_key", "")]
+    return " ".join(word(part) for part in parts if part != "")
+
+
+def _change(row: ChangedRow) -> str:
+    return f"{word(row.old)} -> {word(row.row['value'])}" if row.sign == "~" else word(row.row["value"])
