@@ -71,10 +71,12 @@ class LocalFile(Struct, frozen=True):
     """A file handed over: the backend may link or move it, and it is gone after `create`.
 
     `sent` is told how many bytes more are on their way, where that takes its time; what it raises ends the sending.
+    `crc32`: of its bytes, taken in the pass that took their digest; None: not known.
     """
 
     path: Path
     sent: Callable[[int], None] = _nobody
+    crc32: int | None = None
 
 
 class CopyOf(Struct, frozen=True):

@@ -11,11 +11,13 @@ clone of it), so nobody may write into that file again.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct, field
@@ -48,6 +50,15 @@ class Tally(Struct):
     @property
     def moving_bytes(self) -> int:
         return self.moving.bytes
+
+
+class _Spooled(NamedTuple):
+    """A file that was copied: digest of its content; digest, size and, where it is to be sent, CRC of the copy."""
+
+    digest: Digest
+    stored_digest: Digest
+    stored_bytes: int
+    crc32: int | None
 
 
 class Ingest(Struct, frozen=True, kw_only=True):
@@ -222,15 +233,15 @@ class Ingest(Struct, frozen=True, kw_only=True):
             if linked:
                 with scratch.open("rb", buffering=0) as shared:
                     digest = stored_digest = digest_of(shared, self.session.store.hash)
-                stored_bytes = file.bytes
+                stored_bytes, crc = file.bytes, None
             else:
-                digest, stored_digest, stored_bytes = self._spool(descriptor, scratch, was_read, shrink=shrink)
+                digest, stored_digest, stored_bytes, crc = self._spool(descriptor, scratch, was_read, shrink=shrink)
         known = self._known(file, digest, role)
         if known is not None:
             return known, 0, None
         if stored_bytes < SMALL_BYTES and file.bytes <= PACK_BYTES:
             return self._state_file(file, digest, Inline(b""), role), 0, scratch.read_bytes()
-        body = LocalFile(scratch, sent=portion.stage(stored_bytes))
+        body = LocalFile(scratch, sent=portion.stage(stored_bytes), crc32=crc)
         key = self.session.upload(stored_digest, stored_bytes, body)
         place = Whole(key.era, "zstd", stored_digest, stored_bytes) if shrink else Whole(key.era)
         stored = self._state_file(file, digest, place, role)
@@ -246,12 +257,11 @@ class Ingest(Struct, frozen=True, kw_only=True):
             raise changed(f"{root}/{file.name}")  # replaced between opening and linking
         return True
 
-    def _spool(
-        self, descriptor: int, scratch: Path, was_read: Callable[[int], None], *, shrink: bool
-    ) -> tuple[Digest, Digest, int]:
-        """The file is in `scratch`; the digest of its content, and digest and size of what was written."""
+    def _spool(self, descriptor: int, scratch: Path, was_read: Callable[[int], None], *, shrink: bool) -> _Spooled:
+        """The file is in `scratch`."""
         plain, stored = self.session.store.hash.hasher(), self.session.store.hash.hasher()
-        size = 0
+        checked = self.session.store.place.remote  # what is sent is checked on arrival
+        size = crc = 0
         with told(scratch), scratch.open("xb", buffering=0) as target:
             packer = compressor().compressobj(size=os.fstat(descriptor).st_size) if shrink else None
             for chunk in read_chunks(descriptor):
@@ -260,13 +270,15 @@ class Ingest(Struct, frozen=True, kw_only=True):
                 data: bytes | memoryview = chunk if packer is None else packer.compress(chunk)
                 if packer is not None:
                     stored.update(data)
+                crc = zlib.crc32(data, crc) if checked else 0
                 size += write_all(target.fileno(), data)
             if packer is not None:
                 data = packer.flush()
                 stored.update(data)
+                crc = zlib.crc32(data, crc) if checked else 0
                 size += write_all(target.fileno(), data)
         digest = Digest(plain.hexdigest())
-        return digest, Digest(stored.hexdigest()) if shrink else digest, size
+        return _Spooled(digest, Digest(stored.hexdigest()) if shrink else digest, size, crc if checked else None)
 
     def _mutable(
         self,

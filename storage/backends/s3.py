@@ -101,9 +101,10 @@ class S3Backend:
         match body:
             case CopyOf():
                 return self._copy(key, body)
-            case LocalFile(path=path, sent=sent):
+            case LocalFile(path=path):
                 with told(path), open(path, "rb", buffering=0) as file:
-                    created = self._create(key, file.fileno(), os.fstat(file.fileno()).st_size, sent)
+                    size = os.fstat(file.fileno()).st_size
+                    created = self._create(key, file.fileno(), size, body.sent, body.crc32)
                 path.unlink(missing_ok=True)
                 return created
             case _:
@@ -157,12 +158,19 @@ class S3Backend:
             return data, etag
         raise AssertionError("no attempts")
 
-    def _create(self, key: Key, source: bytes | int, size: int, sent: Callable[[int], None] = lambda _: None) -> bool:
+    def _create(
+        self,
+        key: Key,
+        source: bytes | int,
+        size: int,
+        sent: Callable[[int], None] = lambda _: None,
+        crc32: int | None = None,
+    ) -> bool:
         if size > SINGLE_BYTES:
             return upload_parts(self._s3, key, source, size, sent)
         return self._once(
             key,
-            lambda: self._put(key, Span(source, 0, size, sent), IfNoneMatch="*"),
+            lambda: self._put(key, Span(source, 0, size, sent, crc32), IfNoneMatch="*"),
             lambda: self._is_there(key, source, size),
         )
 

@@ -108,6 +108,19 @@ class S3Client:
                 raise span.trouble from None
             raise
 
+    def whose(self) -> str:
+        """How credentials were found, and the end of their name; "" where there are none.
+
+        Raises: AccessDeniedError.
+        """
+        try:
+            session = self._session_of_both()
+            credentials = session.get_credentials()
+            name = "" if credentials is None else str(credentials.get_frozen_credentials().access_key)
+        except BAD_WAY as error:
+            raise failure(error, "credentials", "", self.location, sent_once=False) from error
+        return "" if credentials is None else f"found by {credentials.method}, key ...{name[-4:]}"
+
     def told(self, reply: Reply, name: str) -> Any:  # noqa: ANN401  (text, a number, a time)
         """What an answer has to tell. Raises: UnsafeBackendError."""
         return fact(reply, name, self.location)
@@ -124,17 +137,21 @@ class S3Client:
         encryption = self._encryption if operation in _ENCRYPTED else {}
         try:
             act = getattr(self._client(attempts), xform_name(operation))
-            reply: Reply = act(**(self._common | encryption | parameters))
+            common = {"Bucket": self.location.bucket} if "Bucket" in operation else self._common
+            reply: Reply = act(**(common | encryption | parameters))
         except BAD_WAY as error:
             raise failure(error, operation, str(what), self.location, sent_once=attempts == 1) from error
         return reply
 
+    def _session_of_both(self) -> botocore.session.Session:
+        if self._session is None:
+            self._session = botocore.session.Session()
+        return self._session
+
     def _client(self, attempts: int) -> Client:
         with self._lock:
             if attempts not in self._clients:
-                if self._session is None:
-                    self._session = botocore.session.Session()
-                self._clients[attempts] = make_client(self._session, self.location, self.limits, attempts)
+                self._clients[attempts] = make_client(self._session_of_both(), self.location, self.limits, attempts)
             return self._clients[attempts]
 
 
@@ -170,8 +187,14 @@ class Span:
     """
 
     def __init__(
-        self, source: bytes | int, start: int, length: int, sent: Callable[[int], None] = lambda _: None
+        self,
+        source: bytes | int,
+        start: int,
+        length: int,
+        sent: Callable[[int], None] = lambda _: None,
+        crc32: int | None = None,
     ) -> None:
+        self._crc = crc32
         self.trouble: Exception | None = None
         self._source = source if isinstance(source, int) else memoryview(source)[start : start + length]
         self._start = start
