@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGE, PICTURE = ROOT / "docs/gc.md", ROOT / "docs/gc-cost.svg"
 
 WIDTH, HEIGHT = 720, 330
-LEFT, TOP, PANEL_WIDTH, PANEL_HEIGHT, GAP = 52, 34, 270, 220, 76
+LEFT, TOP, PANEL_WIDTH, PANEL_HEIGHT, GAP = 62, 34, 268, 220, 70
 STYLE = """
 text{font:12px system-ui,sans-serif;fill:#333}.frame{fill:none;stroke:#999}.grid{stroke:#ddd}
 path,.dot{stroke-width:1.6}path{fill:none}.warm{stroke-dasharray:5 4}
@@ -121,7 +121,8 @@ def _legend(runs: Sequence[Run]) -> Iterator[str]:
     for style in sorted(names, key=lambda style: (len(style), style)):
         yield f'<path class="{style}" d="M{x} {y - 4}h24"/><text x="{x + 30}" y="{y}">{names[style]}</text>'
         x += 60 + 7 * len(names[style])
-    yield f'<text x="{WIDTH - 20}" y="{y}" text-anchor="end">dashed: warm</text>'
+    right = LEFT + 2 * PANEL_WIDTH + GAP
+    yield f'<text x="{right}" y="{TOP - 12}" text-anchor="end">dashed: warm</text>'
 
 
 def _decades(values: Iterable[float]) -> list[int]:
