@@ -67,6 +67,7 @@ COMMANDS = {
     "plan cost": ("eoctl.cli.plan", "Say what checkpoints cost, and a recovery."),
     "plan interval": ("eoctl.cli.plan", "Suggest how often to take a checkpoint."),
     "report": ("eoctl.cli.report", "Show growth, sharing and durations over time."),
+    "doctor": ("eoctl.cli.doctor", "Look for what could harm the store where it is."),
     "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code."),
 }
 

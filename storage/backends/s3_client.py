@@ -235,10 +235,12 @@ class Span:
 
     def crc32(self) -> str:
         """As the header of a request spells it. The span is at its beginning afterwards."""
-        crc = self._at = 0
-        for piece in iter(self._piece, b""):
-            crc = zlib.crc32(piece, crc)
-        self._at = 0
+        crc, self._at = self._crc, 0
+        if crc is None:
+            crc = 0
+            for piece in iter(self._piece, b""):
+                crc = zlib.crc32(piece, crc)
+            self._at = 0
         return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
     def _piece(self) -> memoryview:

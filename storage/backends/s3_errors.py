@@ -156,7 +156,7 @@ def _answered(
 
 def _of_name(code: str, status: int, operation: str, what: str, location: Location) -> EoctlError | None:
     """The errors that the code above the back end reads as answers, and those about the bucket."""
-    if code in _NO_BUCKET:
+    if code in _NO_BUCKET or (operation == "HeadBucket" and status == 404):
         return StoreNotFoundError(
             f"there is no bucket {location.bucket} at {location.where}",
             hint="check the bucket's name and endpoint_url, or make the bucket first",

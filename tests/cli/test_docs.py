@@ -70,6 +70,7 @@ RUN_PAGES = (
     "docs/forks.md",
     "docs/repair.md",
     "docs/s3.md",
+    "docs/s3.md",
     "docs/savepoints.md",
     "docs/simulation.md",
     "docs/watching.md",
