@@ -168,6 +168,8 @@ class _Work:
                 case Blocks(tables=tables):
                     for table in tables:
                         named = {block.pack for block in self._original.blobs.table(table)}
+                        if not named <= packs.keys():
+                            raise self._misfit(file)
                         needed |= {pack: packs[pack] for pack in named}
         for key in needed.keys() & packs.keys():
             target = BlobKey(key.digest, self._session.era)
@@ -260,6 +262,10 @@ class _Work:
 
     def _corrupt(self, name: Key) -> CorruptError:
         message = f"a blob of the snapshot to be copied does not match its digest: {name}"
+        return CorruptError(message, hint=f"eoctl checkpoint verify -p {self._original.blobs.pipeline}")
+
+    def _misfit(self, file: StateFile) -> CorruptError:
+        message = f"a block table of {file.name} names packs that the manifest does not name"
         return CorruptError(message, hint=f"eoctl checkpoint verify -p {self._original.blobs.pipeline}")
 
     def _upload_pack(self, digest: Digest, size: int, body: LocalFile) -> BlobKey:

@@ -12,12 +12,15 @@ from eoctl.services.fork import COPY_OF, fork
 from eoctl.services.gc import Options, collect
 from eoctl.services.resolve import Resolved
 from eoctl.services.writers import writing
+from formats.blocktable import encode_table
 from formats.errors import BlobGoneError, ConflictError, CorruptError, UnsupportedError, UsageError
 from formats.ids import PipelineId
-from formats.manifest import SinkState, Transaction, blobs, files_of
+from formats.manifest import Blocks, SinkState, Table, Transaction, Whole, blobs, files_of
 from storage import layout
 from storage.backend import CopyOf, Key
 from storage.blobs import Blobs
+from storage.rewrite import replace_places
+from storage.session import Session
 from storage.store import Store
 from tests.support.fakes import FakeAmbient
 from tests.support.faulty import CountingBackend, Crash, Fault, FaultyBackend, Meanwhile, script
@@ -178,6 +181,33 @@ def test_damage_of_the_source_is_an_error_and_commits_nothing(source: Store, tar
         fork(source, [at(source, "orders@3")], target, COPY)
     assert labels(target, "orders-test") == []
     assert labels(source, "orders") == ["1", "2", "3"]  # no hold is left
+
+
+def test_a_block_table_that_lies_is_an_error(source: Store, tmp_path: Path) -> None:
+    """Its digest is right, and it names a pack that the manifest does not name."""
+    head, manifest = source.head(ORDERS).head, manifest_at(source, "orders@3")
+    work = Session(source, ORDERS, based=False)
+    data = noise(9000, 99)
+    stranger = work.upload(source.hash.digest(data), len(data), data)
+    (big,) = (file for _, _, file in files_of(manifest) if isinstance(file.place, Blocks))
+    assert isinstance(big.place, Blocks)
+    rows = work.blobs.table(big.place.tables[0])
+    lying = encode_table([row._replace(pack=stranger, offset=8) for row in rows])
+    key = work.upload(source.hash.digest(lying), len(lying), lying)
+    table = Table(key.digest, len(lying), Whole(key.era))
+    place = msgspec.structs.replace(big.place, tables=(table,))
+
+    def plan(_: Session):
+        changed = replace_places(
+            manifest, lambda file: msgspec.structs.replace(file, place=place) if file == big else file, {}
+        )
+        yield at(source, "orders@3").entry.manifest, changed
+
+    work.rewrite(plan)
+    assert source.head(ORDERS).head != head
+    target = new_store(tmp_path / "target", world=FakeAmbient(process=2))
+    with pytest.raises(CorruptError, match=r"a block table of big\.db names packs that the manifest does not name"):
+        fork(source, [at(source, "orders@3")], target, COPY)
 
 
 def test_gc_of_the_source_waits_for_the_copy(source: Store, tmp_path: Path) -> None:
