@@ -114,13 +114,7 @@ def take_census(store: Store, head: Head, read: ReadKeys | None = None, *, new: 
 
 def sweep(store: Store, census: Census, progress: Callable[[int], None] = lambda _: None) -> None:
     """The garbage is gone. `progress` is told how many keys are."""
-    pipeline = PipelineId(census.head.pipeline)
-    keys = (name_of(pipeline, stored) for stored in census.garbage)
-    done = 0
-    while batch := list(islice(keys, BATCH)):
-        store.backend.delete(batch)
-        done += len(batch)
-        progress(done)
+    _delete(store, PipelineId(census.head.pipeline), census.garbage, progress)
 
 
 def sweep_left(store: Store, head: Head, left: Iterable[Stored], manifests: RootManifests) -> frozenset[Stored]:
@@ -134,8 +128,19 @@ def sweep_left(store: Store, head: Head, left: Iterable[Stored], manifests: Root
         garbage.discard(Stored(Space.MANIFEST, BlobKey.parse(entry.manifest)))
     for entry in manifests_of(head).values():
         garbage.difference_update(Stored(Space.BLOB, key) for key in manifests.blobs(head, entry))
-    store.backend.delete([name_of(pipeline, stored) for stored in sorted(garbage)])
+    _delete(store, pipeline, sorted(garbage))
     return frozenset(garbage)
+
+
+def _delete(
+    store: Store, pipeline: PipelineId, garbage: Iterable[Stored], progress: Callable[[int], None] = lambda _: None
+) -> None:
+    keys = (name_of(pipeline, stored) for stored in garbage)
+    done = 0
+    while batch := list(islice(keys, BATCH)):
+        store.backend.delete(batch)
+        done += len(batch)
+        progress(done)
 
 
 def remove_unfinished(store: Store, floors: dict[PipelineId, int], older_than: float) -> int:

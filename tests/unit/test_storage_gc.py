@@ -21,7 +21,9 @@ from formats.manifest_keys import ManifestKeys, keys_of
 from storage import gc, layout
 from storage.backend import Folder, Found, Key, Reach, Unfinished
 from storage.edits import destroy, hold, raise_era
-from storage.gc import BATCH, Census, remove_unfinished, sweep, take_census
+from storage.gc import BATCH, Census, remove_unfinished, sweep, sweep_left, take_census
+from storage.references import Space, Stored
+from storage.root_manifests import RootManifests
 from storage.store import Store
 from tests.support.fakes import time_text
 from tests.support.faulty import CountingBackend, Fault, FaultyBackend, Meanwhile, script
@@ -402,3 +404,34 @@ def test_uploads_that_never_finished_go_by_era_elsewhere(store: Store) -> None:
     found = remove_unfinished(behind(store, uploads), {PIPELINE: 5, PipelineId("other"): 2}, 1e18)
     assert uploads.removed == [name("orders", 4), name("other", 1), layout.manifest(PIPELINE, key(1, 4)).path]
     assert found == 3
+
+
+# What re-packing left.
+
+
+def test_of_what_was_left_only_what_is_garbage_goes(store: Store) -> None:
+    """A root that came meanwhile may name it, as a pack or as a blob of its own, or be of its very manifest."""
+    head = store.head(PIPELINE).head
+    first, second = head.live
+    ours = {Stored(Space.BLOB, blob) for entry in head.live for blob in blobs(store.manifest(head, entry))}
+    roots_of = {Stored(Space.MANIFEST, BlobKey.parse(entry.manifest)) for entry in (first, second)}
+    old, young = Stored(Space.BLOB, key(1, 1)), Stored(Space.BLOB, key(2, 6))
+    for stored in (old, young):
+        put(store, stored.key)
+    raised(store, 5)
+    head = store.head(PIPELINE).head
+    before = stored_keys(store)
+    gone = sweep_left(store, head, {old, young} | ours | roots_of, RootManifests(store, PIPELINE))
+    assert gone == {old}
+    after = stored_keys(store)
+    assert (set(before["o"]) - set(after["o"]), before["m"]) == ({old.key}, after["m"])
+    check_roots(store)
+
+
+def test_nothing_that_was_left_goes_where_a_manifest_cannot_be_read(store: Store) -> None:
+    raised(store, 5)
+    put(store, key(1, 1))
+    flip(store.backend, manifest_name(store, "orders@2"), 30)
+    with pytest.raises(CorruptError):
+        sweep_left(store, store.head(PIPELINE).head, [Stored(Space.BLOB, key(1, 1))], RootManifests(store, PIPELINE))
+    assert store.backend.stat(layout.blob(PIPELINE, key(1, 1))) is not None
