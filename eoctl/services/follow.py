@@ -62,13 +62,14 @@ def follow(
     verify: bool,  # noqa: FBT001  (likewise)
     progress: Progress,
 ) -> Iterator[Created]:
-    """One checkpoint of the pipeline for each of them, committed as it is yielded.
+    """One checkpoint of the pipeline for each of them, committed as it is yielded, with its name in Flink as a tag.
 
     One that Flink has dropped meanwhile is passed over: a newer one took its place.
     """
     for snapshot in new.snapshots:
         source = FlinkSource(snapshot.path, new.mappings, new.root, verify=verify)
-        request = Request(parts=(Part(source=source, operator=operator),), tags=tags, link=link)
+        name = f"chk-{snapshot.metadata.checkpoint_id}"
+        request = Request(parts=(Part(source=source, operator=operator),), tags=(*tags, name), link=link)
         try:
             yield create_checkpoint(opened, request, progress)
         except (SnapshotNotFoundError, CorruptError):

@@ -64,6 +64,7 @@ def test_shared_tables_are_stored_once(store: CommandLine, checkpoints: Path, tm
     done = answered(store, "checkpoint", "create", f"flink:{checkpoints}", "-p", "orders", "--follow")
     rows = done["created"]
     assert [row["id"] for row in rows] == list(range(1, 9))
+    assert [row["tags"] for row in rows] == [[f"chk-{number}"] for number in range(1, 9)]
     distinct: dict[str, bytes] = {}
     for number in range(1, 9):
         for name, data in tree_of(store, tmp_path, number).items():
