@@ -11,9 +11,10 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 
 
 @pytest.mark.slow
-def test_everything_is_as_the_demo_tells(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [(), ("--s3",)], ids=["disk", "s3"])
+def test_everything_is_as_the_demo_tells(tmp_path: Path, place: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [DEMO, "--quick"],
+        [DEMO, "--quick", *place],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
