@@ -9,6 +9,7 @@ NOUNS = {
     "flink": "Inspect, clean and rewrite what Flink's jobs left.",
     "savepoint": "Make, read, move and delete portable savepoints.",
     "state": "Look into the state of a snapshot, row by row.",
+    "txn": "See the transactions of sinks, and whether their log is whole.",
     "plan": "Work out what checkpoints cost, and how often to take one.",
 }
 
@@ -17,6 +18,7 @@ _READ = "eoctl.cli.checkpoint"
 _EDIT = "eoctl.cli.checkpoint_entries"
 _SAVEPOINT = "eoctl.cli.savepoint"
 _STATE = "eoctl.cli.state"
+_TXN = "eoctl.cli.txn"
 _FLINK = "eoctl.cli.flink"
 _FLINK_WRITE = "eoctl.cli.flink_write"
 
@@ -68,6 +70,9 @@ COMMANDS = {
     "plan interval": ("eoctl.cli.plan", "Suggest how often to take a checkpoint."),
     "report": ("eoctl.cli.report", "Show growth, sharing and durations over time."),
     "doctor": ("eoctl.cli.doctor", "Look for what could harm the store where it is."),
+    "txn list": (_TXN, "List the sink transactions of a snapshot."),
+    "txn audit": (_TXN, "Check that a log of commits is whole."),
+    "run": ("eoctl.cli.run", "Run a pipeline, from its newest checkpoint on."),
     "selftest": ("eoctl.cli.selftest", "Simulate years of faults on the real code."),
 }
 

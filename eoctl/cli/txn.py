@@ -74,9 +74,9 @@ def audit(
     ] = None,
     pipeline: Pipeline = None,
 ) -> None:
-    """Check that no line of an audit log is missing or was changed.
+    """Check that a log of commits is whole.
 
-    Each line is chained to the one before. Lines cut off at the end show only against a snapshot.
+    Each line is chained to the one before, so a missing or changed one shows. Lines cut off at the end show only against a snapshot.
 
     Exit 3: the log is not whole.
 

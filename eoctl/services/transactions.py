@@ -64,8 +64,8 @@ def _state(one: Transaction, later: frozenset[str] | None, attempt: int, newest:
 
 
 def _carried_later(store: Store, resolved: Resolved) -> frozenset[str] | None:
-    """Ids of transactions in the next checkpoint that can be read; None: there is none."""
-    for entry in resolved.head.live:
+    """Ids of transactions in the newest later checkpoint that can be read; None: there is none."""
+    for entry in reversed(resolved.head.live):
         if entry.kind == "checkpoint" and entry.seq > resolved.entry.seq:
             try:
                 manifest = store.manifest(resolved.head, entry)

@@ -66,10 +66,10 @@ ROOT = Path(__file__).parents[2]
 RUN_PAGES = (
     "README.md",
     "docs/scripting.md",
+    "docs/runtime.md",
     "docs/gc.md",
     "docs/forks.md",
     "docs/repair.md",
-    "docs/s3.md",
     "docs/s3.md",
     "docs/savepoints.md",
     "docs/simulation.md",
