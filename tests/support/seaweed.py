@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from storage.backend import Key, Place
 from storage.backends.s3 import S3Backend
 from storage.backends.s3_client import Limits
 from storage.backends.s3_url import parse_location
@@ -86,7 +87,7 @@ class Server:
         return S3Backend(parse_location(self.url(bucket, prefix)), token, None, limits or Limits())
 
 
-def running_server() -> Iterator[Server]:
+def running_server() -> Generator[Server, None, None]:
     """The server, up and answering; gone afterwards."""
     binary = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if binary is None:
@@ -202,3 +203,35 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+class Prefixes:
+    """Any number of places in one bucket, cheaply: they share connections, and the endpoint is tried once."""
+
+    def __init__(self, server: Server) -> None:
+        self.bucket = server.bucket()
+        self._server = server
+        self._limits = Limits(wait=lambda _: None)
+        self._first = server.backend(self.bucket, limits=self._limits)
+        self._first.probe.ensure()
+        self._first.stat(Key("none"))
+
+    def place(self, scratch: Path, prefix: str = "") -> Place:
+        """An empty place, or the one below that prefix. It is told to be near, so that work is done in one order."""
+        prefix = prefix or f"place-{next(_numbers)}"
+        backend = self._server.backend(self.bucket, prefix, limits=self._limits)
+        backend._s3._clients = self._first._s3._clients
+        backend.probe._known = True
+        scratch.mkdir(parents=True, exist_ok=True)
+        url = self._server.url(self.bucket, prefix)
+        return Place(url=url, backend=backend, scratch=scratch, make_folders=lambda _: None)
+
+    def copy(self, source: str) -> str:
+        """A new prefix, with what lies below another one."""
+        client = self._server.client()
+        prefix = f"place-{next(_numbers)}"
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{source}/")
+        for item in (item for page in pages for item in page.get("Contents", ())):
+            name = f"{prefix}/{item['Key'].removeprefix(f'{source}/')}"
+            client.copy_object(Bucket=self.bucket, Key=name, CopySource={"Bucket": self.bucket, "Key": item["Key"]})
+        return prefix
