@@ -28,7 +28,7 @@ def init(
     ctx: typer.Context,
     *,
     url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="Where: a path or file:///PATH. Else as --store.")
+        str | None, typer.Argument(metavar="URL", help="Where: a path, file:///PATH or s3://BUCKET/PREFIX.")
     ] = None,
     hash_name: Annotated[
         Literal["blake3", "sha256"],
@@ -46,6 +46,7 @@ def init(
     Example:
         eoctl store init /srv/eoctl
         eoctl store init file:///srv/eoctl --hash sha256
+        eoctl store init 's3://bucket/prefix?region=eu-central-1'
     """
     from formats.ids import HashAlgorithm  # noqa: PLC0415  (start-up)
     from storage.store import init_store  # noqa: PLC0415  (start-up)
