@@ -124,7 +124,7 @@ class Inspection(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()  # what could not be told: the parent has left the store, or is damaged
 
 
-class FileRow(Struct, frozen=True, kw_only=True):
+class FileRow(Struct, frozen=True, kw_only=True, gc=False):
     """`place`: inline, blob, pack or blocks. `stored_bytes` counts what this file takes, packs by slice."""
 
     operator: str
@@ -137,7 +137,7 @@ class FileRow(Struct, frozen=True, kw_only=True):
     first_stored_in: int
 
 
-class ForeignFileRow(FileRow, frozen=True, kw_only=True):
+class ForeignFileRow(FileRow, frozen=True, kw_only=True, gc=False):
     """A file of a snapshot that another engine wrote. `place`: inline, file or segment; `path`: where; no digest."""
 
     path: str

@@ -10,7 +10,7 @@ Source: Flink 2.3.0, `MetadataV2V3SerializerBase`, `MetadataV3Serializer` to `Me
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
@@ -120,7 +120,7 @@ def read_metadata(data: bytes, what: str = "_metadata") -> Metadata:
     return Metadata(version.number, checkpoint_id, masters, operators, raw, properties)
 
 
-class Stream(NamedTuple):
+class Stream(Struct, frozen=True, gc=False):
     """One stream of an operator. `subtask` -1: the coordinator's. `name` is distinct within a subtask."""
 
     subtask: int
