@@ -53,6 +53,7 @@ from eoctl.services.values import (
     SnapshotRow,
     Verification,
 )
+from eoctl.states import PipelineStates
 from formats.errors import UsageError
 from formats.ids import HashAlgorithm, PipelineId
 from formats.manifest import SinkState
@@ -128,7 +129,7 @@ class StoreHandle:
         return gc.collect(self._store, list(names), options)
 
 
-class PipelineHandle:
+class PipelineHandle(PipelineStates):
     """One pipeline of a store. A snapshot is named by its id, its name, or `latest`."""
 
     def __init__(self, store: Store, pipeline: PipelineId) -> None:

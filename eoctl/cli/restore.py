@@ -10,11 +10,13 @@ import typer
 
 from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
+from eoctl.cli.mappings import AllowNonRestored, Drop, MapFile, Merge, Remap, mapping_of
 from eoctl.cli.output import Form, Output, fields_of, tell, to_json
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.progress import Meter
 from eoctl.cli.quantities import human_bytes, human_seconds, plural
 from eoctl.cli.table import clean
+from formats.errors import UsageError
 
 if TYPE_CHECKING:
     from eoctl.services.values import Restored
@@ -38,6 +40,21 @@ def restore(
     fallback: Annotated[
         bool, typer.Option("--fallback", help="If it is damaged, restore the newest older checkpoint that is whole.")
     ] = False,
+    parallelism: Annotated[
+        int | None, typer.Option("--parallelism", metavar="N", min=1, help="Deal the state out to N subtasks, by rows.")
+    ] = None,
+    max_parallelism: Annotated[
+        int | None,
+        typer.Option("--max-parallelism", metavar="N", min=1, max=1 << 15, help="Hash keys anew into N key groups."),
+    ] = None,
+    remap: Remap = None,
+    map_file: MapFile = None,
+    drop: Drop = None,
+    merge: Merge = False,
+    allow_non_restored: AllowNonRestored = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would become of each operator's state.")
+    ] = False,
 ) -> None:
     """Restore a snapshot into a new directory.
 
@@ -46,15 +63,31 @@ def restore(
     one subtask lie in DIR itself, those of several in DIR/OPERATOR/SUBTASK. The answer tells the offsets at which
     the sources go on; with --fallback these may be older ones, and a warning says so.
 
+    With --parallelism, --max-parallelism or a mapping, and of a savepoint's folder or a snapshot of Flink, state is
+    restored by rows: a table in Parquet for each state and subtask, in DIR/OPERATOR/SUBTASK.
+
     Example:
         eoctl restore orders@latest --to /var/lib/app/restored
         eoctl restore orders@42 --to ./joins --operator joins --json
+        eoctl restore orders@before-upgrade --to ./state --parallelism 8 --remap totals=sums
     """
-    from eoctl.services.resolve import resolve  # noqa: PLC0415  (start-up)
+    from eoctl.services.resolve import is_foreign, resolve  # noqa: PLC0415  (start-up)
     from eoctl.services.restore import restore as restore_snapshot  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
     target = Path(to).expanduser()
+    mapping = mapping_of(remap, map_file, drop, merge=merge, allow_non_restored=allow_non_restored)
+    if parallelism or max_parallelism or mapping or dry_run or is_foreign(snapshot):
+        from eoctl.cli.restore_rows import restore_rows  # noqa: PLC0415  (start-up)
+        from eoctl.services.rescale import Deal  # noqa: PLC0415  (start-up)
+
+        if link or fallback:
+            raise UsageError("state is restored by rows here, not by files", hint="leave --link and --fallback out")
+        deal = Deal(
+            parallelism=parallelism or 0, max_parallelism=max_parallelism or 0, operator=operator, mapping=mapping
+        )
+        restore_rows(invocation, snapshot, pipeline, target, deal, dry_run=dry_run)
+        return
     store = invocation.open_store()
     resolved = resolve(store, snapshot, pipeline)
     before = _holds_something(target)

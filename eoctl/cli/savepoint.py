@@ -122,7 +122,7 @@ def _plan(
         moves = move_rows(source, plan_remap(names_of(source), mapping))
         invocation.out.answer(
             "savepoint.create",
-            {"dry_run": True, "source": source.origin.snapshot, "moves": moves},
+            {"dry_run": True, "source": source.address, "moves": moves},
             lambda: move_lines(moves, invocation.out),
             rows="moves",
             brief=lambda: (f"{move.old}={move.new}" for move in moves),
@@ -135,7 +135,7 @@ def _refuse_name(name: str | None, tags: list[str] | None) -> None:
 
 
 def _name_of(source: SnapshotSource) -> str:
-    label = source.origin.snapshot.rpartition("@")[2]
+    label = source.address.rpartition("@")[2]
     if label.isdecimal():
         return f"savepoint-{label}"
     raise UsageError("the savepoint needs a name", hint="--name NAME, or --to DIR")

@@ -68,7 +68,7 @@ def list_states(
         ]
         invocation.out.answer(
             "state.list",
-            {"snapshot": source.origin.snapshot, "states": rows},
+            {"snapshot": source.address, "states": rows},
             lambda: invocation.out.table_or_notice(columns, f"no state in {snapshot}"),
             rows="states",
             brief=lambda: (f"{row.operator}/{row.name}" for row in rows),
@@ -116,7 +116,7 @@ def get(
         rows = list(_rows(holder, table, wanted, raw=raw))
         invocation.out.answer(
             "state.get",
-            {"snapshot": source.origin.snapshot, "operator": str(holder.name), "state": schema.name, "rows": rows},
+            {"snapshot": source.address, "operator": str(holder.name), "state": schema.name, "rows": rows},
             lambda: row_table(rows, invocation.out),
             rows="rows",
             brief=lambda: (word(row["value"]) for row in rows),
@@ -173,7 +173,7 @@ def scan(
         out.answer(
             "state.scan",
             {
-                "snapshot": source.origin.snapshot,
+                "snapshot": source.address,
                 "operator": str(holder.name),
                 "state": table.schema.name,
                 "rows": shown,
@@ -232,7 +232,7 @@ def count(
         ]
         invocation.out.answer(
             "state.count",
-            {"snapshot": source.origin.snapshot, "states": rows},
+            {"snapshot": source.address, "states": rows},
             lambda: invocation.out.table(columns),
             rows="states",
             brief=lambda: (str(row.rows) for row in rows),
@@ -274,7 +274,7 @@ def export(
         exported = export_rows(holder, table, wanted, Path(to).expanduser(), raw=raw)
         invocation.out.answer(
             "state.export",
-            {"snapshot": source.origin.snapshot, **fields_of(exported)},
+            {"snapshot": source.address, **fields_of(exported)},
             lambda: [f"{plural(exported.rows, 'row')} of {table.schema.name} in {to}: {human_bytes(exported.bytes)}"],
             brief=lambda: [to],
         )

@@ -69,6 +69,7 @@ class SourceOperator(Struct, frozen=True, kw_only=True):
 class SnapshotSource(Struct, frozen=True, kw_only=True):
     """A snapshot of whatever kind, open for reading."""
 
+    address: str
     origin: Origin
     pipeline: str
     hash: HashAlgorithm

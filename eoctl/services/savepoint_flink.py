@@ -40,6 +40,7 @@ def source_of_flink(path: Path, mappings: tuple[Mapping, ...] = ()) -> Iterator[
             if piece.stream.role in {"coordinator", "in-flight"} or piece.stream.name.startswith(_CARRIED):
                 carried[piece.operator.id].append(piece)
         yield SnapshotSource(
+            address=str(path),
             origin=Origin(
                 snapshot=str(path),
                 taken_at=_time(snapshot),

@@ -48,6 +48,7 @@ def source_of_snapshot(
     blobs = Blobs(store.backend, resolved.pipeline, store.hash)
     with extracted(store, blobs, operators, scratch, chosen=chosen, verified=verified) as root:
         yield SnapshotSource(
+            address=resolved.address,
             origin=_origin(manifest, resolved, store),
             pipeline=manifest.pipeline,
             hash=manifest.hash,
@@ -82,6 +83,7 @@ def source_of_folder(path: Path) -> tuple[SavepointHead, SnapshotSource]:
         carried = replace(state, subtasks=subtasks)
         operators.append(SourceOperator(state=carried, open=opened, parts=(opened,), files=path / saved.id))
     source = SnapshotSource(
+        address=str(path),
         origin=head.origin,
         pipeline=head.pipeline,
         hash=head.hash,

@@ -232,7 +232,7 @@ def _operators(source: SnapshotSource, name: str | None) -> list[SourceOperator]
         known = [str(one.name) for one in source.operators]
         near = get_close_matches(name or "", known, n=1)
         hint = f"did you mean: --operator {near[0]}" if near else f"its operators: {', '.join(known) or 'none'}"
-        raise SnapshotNotFoundError(f"{source.origin.snapshot} has no operator {name!r}", hint=hint)
+        raise SnapshotNotFoundError(f"{source.address} has no operator {name!r}", hint=hint)
     return chosen
 
 
