@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 THREADS = 2
 REMOTE_THREADS = 6  # where each request takes its time and little of ours
+LATER_THREADS = 4  # each has a pack on the disk
 TICK_SECONDS = 0.25
 
 Item = TypeVar("Item")
@@ -125,9 +126,9 @@ def each(
 
 
 class Later:
-    """Calls that are made in threads of their own; `wait` returns when all of them have succeeded."""
+    """Calls that are made in threads of their own, so many at once and none beyond; `wait`: all have succeeded."""
 
-    def __init__(self, threads: int = REMOTE_THREADS) -> None:
+    def __init__(self, threads: int = LATER_THREADS) -> None:
         self._threads = threads
         self._pool: _Pool | None = None
         self._waiting: deque[Future[object]] = deque()
@@ -139,7 +140,7 @@ class Later:
             return
         if self._pool is None:
             self._pool = _Pool(self._threads)
-        while len(self._waiting) >= 2 * self._threads:
+        while len(self._waiting) >= self._threads:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(lambda _: call(), None))
 

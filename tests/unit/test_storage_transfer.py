@@ -144,7 +144,7 @@ def test_what_failed_later_is_raised_when_waited_for_or_before() -> None:
     later.add(fail)
     with pytest.raises(UnavailableError, match="late"):
         later.wait()
-    for _ in range(4):
+    for _ in range(2):
         later.add(fail)
     with pytest.raises(UnavailableError, match="late"):
         later.add(fail)
