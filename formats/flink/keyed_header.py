@@ -1,7 +1,7 @@
 """What stands in front of keyed state and of operator state: which states there are, and of what types.
 
     keyed      i32 version, flag compressed, i32 2, snapshot of the key's serializer, i16 n, n states
-    operator   i32 version, flag compressed, i16 n, n list states, i16 n, n broadcast states
+    operator   i32 version, flag compressed (not in version 5), i16 n, n list states, i16 n, n broadcast states
     a state    utf name, i32 type, i32 k, k options (utf, utf), i32 m, m serializers (utf which, i32 2, snapshot)
 
 Types: 0 keyed values, 1 operator, 2 broadcast, 3 timers, 4 the newer interface to state (ForSt). Options and
@@ -28,7 +28,7 @@ VERSION = 6
 KEYED_VALUES, OPERATOR, BROADCAST, TIMERS, NEWER = range(5)
 MAX_TYPE_TEXT = 1 << 16
 
-_VERSIONS = frozenset({4, 5, 6})
+_LAST_WITHOUT_FLAG = 5  # of operator state, Flink before 1.20
 _PROXY_VERSION = 2
 _KINDS = frozenset({"value", "list", "map", "reducing", "aggregating"})
 _MODES = {"SPLIT_DISTRIBUTE": "operator-list", "UNION": "operator-union", "BROADCAST": "broadcast"}
@@ -66,7 +66,7 @@ def read_keyed_header(cursor: Cursor) -> Header:
 
     Raises: CorruptError, UnsupportedError.
     """
-    start, compressed = cursor.at, _read_version(cursor)
+    start, compressed = cursor.at, _read_version(cursor, VERSION)
     states: list[StateMeta] = []
     key: DataType | None = None
     try:
@@ -79,7 +79,7 @@ def read_keyed_header(cursor: Cursor) -> Header:
 
 def read_operator_header(cursor: Cursor) -> Header:
     """As `read_keyed_header`; list states come first."""
-    start, compressed = cursor.at, _read_version(cursor)
+    start, compressed = cursor.at, _read_version(cursor, _LAST_WITHOUT_FLAG)
     states: list[StateMeta] = []
     try:
         _read_states(cursor, states)
@@ -89,15 +89,16 @@ def read_operator_header(cursor: Cursor) -> Header:
     return Header(compressed, None, tuple(states), size=cursor.at - start)
 
 
-def _read_version(cursor: Cursor) -> bool:
+def _read_version(cursor: Cursor, oldest: int) -> bool:
+    """Whether state is compressed."""
     version = cursor.i32("the version of state")
-    if version not in _VERSIONS:
+    if not oldest <= version <= VERSION:
         raise UnsupportedError(
-            f"{cursor.what}: state of version {version} (known: 4 to 6), at byte {cursor.at - 4}",
+            f"{cursor.what}: state of version {version} (known: {oldest} to {VERSION}), at byte {cursor.at - 4}",
             hint="let a newer Flink write a savepoint",
             offset=cursor.at - 4,
         )
-    return cursor.flag("whether state is compressed")
+    return version > _LAST_WITHOUT_FLAG and cursor.flag("whether state is compressed")
 
 
 def _read_serializer(cursor: Cursor) -> DataType:

@@ -79,6 +79,21 @@ def test_compressed_elements_begin_at_their_chunk() -> None:
     assert rows(table) == [(0, b"\0\0\0\0", long(7)), (0, b"\0\0\0\1", long(8))]
 
 
+def test_version_5_has_no_flag_and_older_ones_are_refused() -> None:
+    meta = StateMeta("list", OPERATOR, {}, TYPES)
+    data = source(meta, [long(7)], Mode.SPLIT)._handle.stream
+    assert isinstance(data, Inline)
+    for version in (5, 4):
+        old = struct.pack(">i", version) + data.data[5:]
+        handle = OperatorHandle((OperatorList("list", Mode.SPLIT, (len(old) - 8,)),), Inline("x", old))
+        if version == 5:
+            [table] = operator_tables([OperatorSource(0, handle, opened, "x")])
+            assert rows(table) == [(0, b"\0\0\0\0", long(7))]
+        else:
+            with pytest.raises(UnsupportedError, match="version 4"):
+                operator_tables([OperatorSource(0, handle, opened, "x")])
+
+
 def test_elements_of_an_unknown_type_are_raw_and_broadcast_maps_of_one_are_refused() -> None:
     meta = StateMeta("list", OPERATOR, {}, TYPES)
     unknown = source(meta, [b"abc", b"d"], Mode.SPLIT)
