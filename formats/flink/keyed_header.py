@@ -14,12 +14,25 @@ Source: Flink 2.3.0, `KeyedBackendSerializationProxy`, `OperatorBackendSerializa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from msgspec import Struct
 
 from formats.binary import Buffer, Cursor
-from formats.datatype import DataType, JoinedOf, ListOf, MapOf, NullableOf, Opaque, Simple, TimerOf, describe, is_known
+from formats.datatype import (
+    DataType,
+    JoinedOf,
+    ListOf,
+    MapOf,
+    NullableOf,
+    Opaque,
+    Simple,
+    TimerOf,
+    describe,
+    is_known,
+    parse,
+)
 from formats.errors import CorruptError, InvalidInputError, UnsupportedError
 from formats.flink.serializers import UnknownSerializerError, read_serializer, write_serializer, write_void_namespace
 from formats.state import Kind, StateSchema
@@ -177,6 +190,40 @@ def _text(data_type: DataType) -> str:
     """The text of a type; "" where it is not known in full, or has too many words."""
     text = describe(data_type) if is_known(data_type) or isinstance(data_type, Opaque) else ""
     return text if len(text) <= MAX_TYPE_TEXT else ""
+
+
+def state_of(schema: StateSchema) -> StateMeta:
+    """The reverse of `schema_of`, for state that Flink shall restore.
+
+    Raises: InvalidInputError, where a type is not known, or the kind is not one of keyed state.
+    """
+    if not schema.keyed:
+        raise InvalidInputError(f"state {schema.name!r} is no keyed state: {schema.kind}")
+    namespace = parse(schema.namespace) if schema.namespace else Simple("void")
+    if schema.kind == "timer":
+        return StateMeta(schema.name, TIMERS, {}, {"VALUE_SERIALIZER": TimerOf(parse(schema.key), namespace)})
+    value = parse(schema.value)
+    if schema.kind == "list":
+        if not isinstance(value, JoinedOf):
+            raise InvalidInputError(f"state {schema.name!r} is a list and holds a {schema.value}")
+        value = ListOf(value.element)
+    elif schema.kind == "map":
+        if not isinstance(value, NullableOf) or value.padding:
+            raise InvalidInputError(f"state {schema.name!r} is a map whose values are not nullable: {schema.value}")
+        value = MapOf(parse(schema.map_key), value.element)
+    serializers = {"NAMESPACE_SERIALIZER": namespace, "VALUE_SERIALIZER": value}
+    return StateMeta(schema.name, KEYED_VALUES, {"KEYED_STATE_TYPE": schema.kind.upper()}, serializers)
+
+
+def header_of(schemas: Sequence[StateSchema]) -> Header:
+    """The header of an operator's keyed state, in canonical form.
+
+    Raises: InvalidInputError, where the states have keys of several types.
+    """
+    keys = {schema.key for schema in schemas}
+    if len(keys) != 1:
+        raise InvalidInputError(f"keyed state of an operator has one type of key, not {len(keys)}: {sorted(keys)}")
+    return Header(compressed=False, key=parse(keys.pop()), states=tuple(map(state_of, schemas)))
 
 
 def write_keyed_header(buffer: Buffer, header: Header) -> None:

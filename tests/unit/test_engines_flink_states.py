@@ -11,10 +11,11 @@ from typing import BinaryIO
 
 import pytest
 
-from eoctl.engines.flink_states import flink_states
+from eoctl.engines.flink_states import flink_states, keyed_sources
 from formats.errors import CorruptError
 from formats.flink.channel import captured, edge, read_elements
 from formats.flink.handles import AbsoluteFile, Inline, RelativeFile, Segment, StreamHandle, leaf_of
+from formats.flink.keyed_header import header_of
 from formats.flink.metadata import Metadata, read_metadata
 from formats.ids import operator_id
 from formats.keygroups import KeyGroupRange, java_string_hash, key_group_of
@@ -232,6 +233,15 @@ def test_keyed_state_and_the_records_in_flight_equal_the_formulas(snapshot, corp
     assert len(numbers) == len(set(numbers))
     assert set(numbers) < sent
     assert order_totals(states_of(snapshot, corpus)) == model_of(sorted(sent - set(numbers)))
+
+
+@pytest.mark.parametrize("snapshot", SNAPSHOTS[::5], ids=lambda s: s.name)
+def test_a_header_is_made_of_schemas_as_flink_wrote_it(snapshot, corpus) -> None:
+    folder = corpus / snapshot.name
+    for operator in read_metadata((folder / "_metadata").read_bytes()).operators:
+        for source in keyed_sources(operator, opener(folder, corpus)):
+            made = header_of(source.schemas())
+            assert (made.key, made.states) == (source.header.key, source.header.states)
 
 
 @pytest.mark.parametrize("case", ["a-rocksdb-incremental", "a-hashmap-full", "a-savepoint-canonical", "a-changelog"])
