@@ -22,7 +22,14 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from formats.errors import AccessDeniedError, EoctlError, NoSpaceError, OutcomeUnknownError, UnavailableError
+from formats.errors import (
+    AccessDeniedError,
+    EoctlError,
+    NoSpaceError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UnsafeBackendError,
+)
 from storage.backend import (
     Body,
     CopyOf,
@@ -40,10 +47,10 @@ from storage.backend import (
     version_of,
 )
 from storage.backends.retrying import Budget, RetryingBackend
-from storage.backends.s3_client import BAD_WAY, Limits, Reply, S3Client, Span
-from storage.backends.s3_errors import UploadAbsentError, failure
+from storage.backends.s3_client import Limits, Reply, S3Client, Span
+from storage.backends.s3_errors import UploadAbsentError
 from storage.backends.s3_probe import SafetyProbe
-from storage.backends.s3_reader import open_reader
+from storage.backends.s3_reader import open_reader, pieces
 from storage.backends.s3_upload import PART_BYTES, copy_parts, source_of, upload_parts
 from storage.backends.s3_url import Location, parse_location
 from storage.backends.scratch import scratch_directory
@@ -52,6 +59,7 @@ from storage.os_errors import told
 SINGLE_BYTES = 64 << 20  # more goes in parts
 COPY_BYTES = 5 << 30  # more is copied in parts
 BATCH = 1000
+SWAPPABLE_BYTES = 16 << 20  # a HEAD has a quarter of that at most
 COMPARED_BYTES = PART_BYTES  # what is read back at most where the server shows no checksum
 _TOO_LARGE = ("EntityTooLarge", "InvalidRequest", "InvalidArgument")
 
@@ -142,19 +150,21 @@ class S3Backend:
                         self._s3.ask("AbortMultipartUpload", key.key, Key=name, UploadId=key.token)
 
     def _read_swappable(self, key: Key) -> tuple[bytes, str]:
-        """Bytes and ETag of one response."""
+        """Bytes and ETag of one response; of a value that is too large for one that is swapped, its beginning."""
         for number in range(self._s3.limits.attempts):
             reply = self._s3.ask("GetObject", key, Key=self._s3.name(key.path))
+            size = int(self._s3.told(reply, "ContentLength"))
             try:
-                with contextlib.closing(reply["Body"]) as body:
-                    data: bytes = body.read()
-            except BAD_WAY as error:
+                wanted = min(size, SWAPPABLE_BYTES + 1)
+                data = b"".join(pieces(self._s3, key, reply, wanted, lambda: False))
+            except UnavailableError:
                 if number + 1 == self._s3.limits.attempts:
-                    raise failure(error, "GetObject", key.path, self._s3.location, sent_once=False) from error
+                    raise
                 self._s3.limits.pause(number)
                 continue
             etag: str = self._s3.told(reply, "ETag")
-            self._etags[key.path] = version_of(data), etag
+            if len(data) == size:
+                self._etags[key.path] = version_of(data), etag
             return data, etag
         raise AssertionError("no attempts")
 
@@ -193,7 +203,7 @@ class S3Backend:
             return self._once(key, copy, lambda: False)
         except _TooLargeForCopyError:
             found = self._s3.ask("HeadObject", source.key, **where)
-            return copy_parts(self._s3, key, source, int(found["ContentLength"]))
+            return copy_parts(self._s3, key, source, int(self._s3.told(found, "ContentLength")))
 
     def _once(self, key: Key, write: Callable[[], object], is_ours: Callable[[], bool]) -> bool:
         """True: `write` has made the value, False: some value was there.
@@ -245,13 +255,16 @@ class S3Backend:
             if not reply.get("IsTruncated"):
                 return
             going_on = {name: reply[f"Next{name}"] for name in after if reply.get(f"Next{name}")}
+            if not going_on:
+                message = f"{self._s3.location.where} broke off a listing and does not say where it goes on"
+                raise UnsafeBackendError(message, hint="check endpoint_url; is there a proxy in between?")
 
     def _found(self, prefix: Key) -> Iterator[Found]:
         for page in self._pages("ListObjectsV2", f"{self._s3.name(prefix.path)}/", ("ContinuationToken",)):
             for item in page.get("Contents", ()):
-                path = self._s3.path(item["Key"])
+                path = self._s3.path(self._s3.told(item, "Key"))
                 if is_key(path):  # others are nobody's business
-                    yield Found(Key(path), int(item["Size"]), self._moment(item))
+                    yield Found(Key(path), int(self._s3.told(item, "Size")), self._moment(item))
 
     def _moment(self, reply: Reply) -> float:
         """Whole seconds: a listing tells more of them than a look at one value."""
@@ -261,7 +274,7 @@ class S3Backend:
         start = f"{self._s3.name(prefix.path)}/"
         for page in self._pages("ListObjectsV2", start, ("ContinuationToken",), Delimiter="/"):
             for item in page.get("CommonPrefixes", ()):
-                path = self._s3.path(item["Prefix"]).removesuffix("/")
+                path = self._s3.path(self._s3.told(item, "Prefix")).removesuffix("/")
                 if is_key(path):
                     yield Folder(Key(path))
 
@@ -269,12 +282,13 @@ class S3Backend:
         start = self._s3.name("")
         for page in self._pages("ListMultipartUploads", start, ("KeyMarker", "UploadIdMarker")):
             for item in page.get("Uploads", ()):
-                path = self._s3.path(item["Key"])
+                path = self._s3.path(self._s3.told(item, "Key"))
                 if is_key(path):
-                    yield Unfinished(Key(path), item["UploadId"])
+                    yield Unfinished(Key(path), self._s3.told(item, "UploadId"))
 
     def _delete(self, keys: Sequence[Key]) -> None:
         """Gone, all of them; what the server failed to delete for a reason that passes is tried again."""
+        said: dict[str, str] = {}
         for number in range(self._s3.limits.attempts):
             if not keys:
                 return
@@ -283,14 +297,15 @@ class S3Backend:
             wanted = {"Objects": [{"Key": self._s3.name(key.path)} for key in keys], "Quiet": True}
             reply = self._s3.ask("DeleteObjects", f"{len(keys)} keys", Delete=wanted)
             faults = [fault for fault in reply.get("Errors", ()) if fault.get("Code") != "NoSuchKey"]
-            keys = [Key(self._s3.path(fault["Key"])) for fault in faults]
+            said = {fault.get("Key", ""): f"{fault.get('Code')}: {fault.get('Message')}" for fault in faults}
+            keys = [key for key in keys if self._s3.name(key.path) in said]
             if any(fault.get("Code") in {"AccessDenied", "MethodNotAllowed"} for fault in faults):
                 break
-        if keys:
-            said = f"{faults[0].get('Code')}: {faults[0].get('Message')}"
-            kind = AccessDeniedError if said.startswith("AccessDenied") else UnavailableError
+        if said:
+            words = next(iter(said.values()))
+            kind = AccessDeniedError if words.startswith("AccessDenied") else UnavailableError
             raise kind(
-                f"{len(keys)} keys could not be deleted, {keys[0]} for one: {said}",
+                f"{len(said)} keys could not be deleted, {self._s3.path(next(iter(said)))} for one: {words}",
                 hint="the credentials need s3:DeleteObject" if kind is AccessDeniedError else "run the command again",
             )
 

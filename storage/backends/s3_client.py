@@ -99,6 +99,7 @@ class S3Client:
         """
         size = len(span)
         crc = {} if "ChecksumCRC32" in parameters else {"ChecksumCRC32": span.crc32()}
+        span.seek(0)  # an earlier try may have ended in its middle
         try:
             # What is small is sent at once, without asking first if it is welcome.
             body = bytes(span.read()) if size <= PIECE_BYTES else span

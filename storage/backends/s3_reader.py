@@ -143,7 +143,7 @@ class S3Reader(io.BufferedIOBase):
             try:
                 if self._stream is None:
                     reply = _range(self._s3, self._key, self._start + self._at, left, self._etag)
-                    self._stream = _pieces(self._s3, self._key, reply, left, lambda: self._stopped)
+                    self._stream = pieces(self._s3, self._key, reply, left, lambda: self._stopped)
                 part.add(next(self._stream))
                 break
             except UnavailableError:
@@ -186,7 +186,7 @@ class S3Reader(io.BufferedIOBase):
                 left = at + length - part.end
                 if reply is None:
                     reply = _range(self._s3, self._key, self._start + part.end, left, self._etag)
-                for piece in _pieces(self._s3, self._key, reply, left, lambda: self._stopped):
+                for piece in pieces(self._s3, self._key, reply, left, lambda: self._stopped):
                     part.add(piece)
                 break
             except UnavailableError:
@@ -235,7 +235,7 @@ def _total(s3: S3Client, key: Key, start: int, reply: Reply) -> int:
     return int(total)
 
 
-def _pieces(
+def pieces(
     s3: S3Client, key: Key, reply: Reply, length: int, stopped: Callable[[], bool]
 ) -> Generator[bytes, None, None]:
     """The body of an answer, `length` bytes of it. Raises: UnavailableError where it breaks off."""

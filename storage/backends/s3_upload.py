@@ -197,7 +197,8 @@ def _complete(s3: S3Client, key: Key, upload: str, parts: list[Reply], checksums
 
 def _lost(s3: S3Client, key: Key, upload: str) -> bool:
     """Another value came first: the parts go."""
-    s3.ask("AbortMultipartUpload", key, Key=s3.name(key.path), UploadId=upload)
+    with contextlib.suppress(UploadAbsentError):  # we came first, and the reply was lost
+        s3.ask("AbortMultipartUpload", key, Key=s3.name(key.path), UploadId=upload)
     return False
 
 
