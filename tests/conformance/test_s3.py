@@ -169,6 +169,7 @@ def test_a_large_value_is_copied_in_parts_where_one_request_cannot(backend, smal
 
 def test_a_large_value_is_read_by_ranges_side_by_side(backend, monkeypatch: pytest.MonkeyPatch, requests) -> None:
     monkeypatch.setattr(s3_reader, "RANGE_BYTES", 1 << 18)
+    monkeypatch.setattr(s3_reader, "STREAM_BYTES", 1 << 18)
     data = bytes(range(253)) * 12_000
     backend.create(KEY, data)
     requests.clear()
