@@ -14,6 +14,14 @@ import pytest
 from eoctl.engines.flink_states import flink_states, keyed_sources
 from formats.errors import CorruptError
 from formats.flink.channel import captured, edge, read_elements
+from formats.flink.connectors import (
+    Bucket,
+    FileCommittable,
+    NumberSplit,
+    read_bucket,
+    read_committables,
+    read_split,
+)
 from formats.flink.handles import AbsoluteFile, Inline, RelativeFile, Segment, StreamHandle, leaf_of
 from formats.flink.keyed_header import header_of
 from formats.flink.metadata import Metadata, read_metadata
@@ -233,6 +241,35 @@ def test_keyed_state_and_the_records_in_flight_equal_the_formulas(snapshot, corp
     assert len(numbers) == len(set(numbers))
     assert set(numbers) < sent
     assert order_totals(states_of(snapshot, corpus)) == model_of(sorted(sent - set(numbers)))
+
+
+@pytest.mark.parametrize("snapshot", SNAPSHOTS, ids=lambda s: s.name)
+def test_the_splits_of_the_source_start_at_its_positions_and_what_the_sink_holds_is_told(snapshot, corpus) -> None:
+    states = states_of(snapshot, corpus)
+    splits = [read_split(row[4]) for row in rows(table_of(states, "orders-source", "SourceReaderState"))]
+    first, second = snapshot.positions
+    assert sorted(splits, key=lambda split: split.split) == [  # type: ignore[union-attr]  # of a number sequence
+        NumberSplit("1", first, HALF - 1),
+        NumberSplit("2", HALF + second, 2 * HALF - 1),
+    ]
+    for uid, name in (
+        ("order-sink", "writer_raw_states"),
+        ("Sink Committer: order-sink", "streaming_committer_raw_states"),
+    ):
+        for table in (table for each in states.values() if each.id == operator_id(uid) for table in each.tables):
+            assert table.schema.name == name
+            for row in rows(table):
+                out = f"{WRITTEN_AT}/{snapshot.case}/out"
+                if uid == "order-sink":
+                    assert read_bucket(row[4]) == Bucket("", out, None)
+                    continue
+                for found in read_committables(row[4]):
+                    assert found.checkpoint_id == snapshot.id
+                    assert isinstance(found.content, FileCommittable)
+                    assert found.content.pending is not None
+                    assert found.content.pending.path.startswith(f"{out}/part-")
+                    assert found.content.pending.temporary.startswith(f"{out}/.part-")
+                    assert found.content.pending.size > 0
 
 
 @pytest.mark.parametrize("snapshot", SNAPSHOTS[::5], ids=lambda s: s.name)
