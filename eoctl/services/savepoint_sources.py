@@ -42,6 +42,10 @@ def source_of_snapshot(
     Raises: SnapshotNotFoundError (no such operator), CorruptError, BlobGoneError, UnsupportedError.
     """
     manifest = store.manifest(resolved.head, resolved.entry)
+    if [state.engine.kind for state in manifest.operators] == ["flink"]:
+        with _folder_of_flink(store, resolved, manifest, scratch, verified=verified) as source:
+            yield source
+        return
     operators = [state for state in manifest.operators if operator in {None, state.uid, state.id}]
     if operator is not None and not operators:
         raise no_operator(resolved.address, operator, manifest.operators)
@@ -57,6 +61,23 @@ def source_of_snapshot(
             sinks=manifest.sinks,
             properties={name: text for name, text in manifest.properties.items() if not name.startswith("eoctl.")},
         )
+
+
+@contextmanager
+def _folder_of_flink(
+    store: Store, resolved: Resolved, manifest: Manifest, scratch: Path | None, *, verified: bool
+) -> Iterator[SnapshotSource]:
+    """A snapshot of Flink that is kept as one operator, a folder: its operators are those of Flink."""
+    from eoctl.services.savepoint_flink import source_of_flink  # noqa: PLC0415  (start-up)
+
+    (state,) = manifest.operators
+    blobs = Blobs(store.backend, resolved.pipeline, store.hash)
+    with (
+        extracted(store, blobs, [state], scratch, verified=verified) as root,
+        source_of_flink(folder_of(root)(state, state.subtasks[0])) as source,
+    ):
+        origin = _origin(manifest, resolved, store)
+        yield replace(source, address=resolved.address, origin=origin, pipeline=manifest.pipeline)
 
 
 def source_of_folder(path: Path) -> tuple[SavepointHead, SnapshotSource]:

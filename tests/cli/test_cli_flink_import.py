@@ -192,3 +192,19 @@ def test_only_flinks_snapshots_are_exported(store: CommandLine, tmp_path: Path) 
     done = store("flink", "export", "plain@1", "--to", tmp_path / "to")
     assert (done.code, "not a snapshot of Flink" in done.err) == (14, True)
     assert not (tmp_path / "to").exists()
+
+
+def test_the_rows_in_the_store_are_those_of_the_folder(store: CommandLine, checkpoints: Path) -> None:
+    snapshot = checkpoints / JOB / "chk-8"
+    store.ok("checkpoint", "create", f"flink:{snapshot}", "-p", "orders")
+    listed = [answered(store, "state", "list", address)["states"] for address in ("orders@1", str(snapshot))]
+    assert listed[0] == listed[1]
+    scan = ("--operator", "order-totals", "--state", "per-item", "--jsonl")
+    rows = [store.ok("state", "scan", address, *scan).out for address in ("orders@1", str(snapshot))]
+    assert rows[0] == rows[1]
+    assert rows[0].count("\n") > 900
+    shutil.rmtree(checkpoints)
+    found = answered(store, "state", "get", "orders@1", "--operator", "order-totals", "--state", "total", "--key",
+                     "user-0")  # fmt: skip
+    expected = sum(number for number in (*range(1500), *range(4000, 5500)) if number * 7 % 211 == 0)
+    assert [row["value"] for row in found["rows"]] == [expected]
