@@ -25,6 +25,8 @@ _HOMES = {
     "eoctl.runtime.sources.generator": ("Generator",),
     "eoctl.runtime.sinks.files": ("Files",),
     "eoctl.runtime.sinks.sqlite": ("SqliteTable",),
+    "eoctl.runtime.sinks.postgres": ("PostgresTable", "PostgresTransactions"),
+    "eoctl.runtime.sources.postgres": ("PostgresRows",),
     "eoctl.runtime.sinks.http": ("HttpDocuments",),
     "eoctl.runtime.sinks.effects": ("DeferredEffects",),
     "eoctl.runtime.sinks.output_log": ("OutputLog", "read_log"),

@@ -83,3 +83,5 @@ class SecondPhase:
 
     def close(self) -> None:
         self._writer.close()
+        if self._committer is not None:
+            self._committer.close()

@@ -39,7 +39,10 @@ class StateSpec(Struct, frozen=True, kw_only=True):
 
 
 class TableFile(Struct, frozen=True):
-    """A sorted table on local disk, below the subtask's directory. Later ones replace rows of earlier ones."""
+    """A sorted table on local disk, below the subtask's directory. Later ones replace rows of earlier ones.
+
+    `bytes`: about; by them it is judged when to merge.
+    """
 
     name: str
     state: str

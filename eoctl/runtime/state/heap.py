@@ -7,7 +7,6 @@ oldest, largest one is rewritten only after half of its size has been written be
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -181,8 +180,7 @@ class HeapState:
         path = self.directory / name
         with path.open("xb") as file:
             stats = write_table(file, schema_of(spec), batches, sequence=self._sequence, codec=self.codec)
-        size = os.stat(path).st_size  # noqa: PTH116  (once for each table)
-        return TableFile(name, spec.name, stats.rows, size, self._sequence, timer=spec.kind == "timer")
+        return TableFile(name, spec.name, stats.rows, stats.raw_bytes, self._sequence, timer=spec.kind == "timer")
 
     def _check(self, spec: StateSpec, restored: Restored) -> None:
         for table in restored.tables:
