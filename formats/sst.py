@@ -98,7 +98,7 @@ def write_table(
         columns,
         compression=codec,
         use_dictionary=["key_group", "namespace", *(() if schema.kind in {"map", "timer"} else ("map_key",))],
-        write_statistics=list(KEY_COLUMNS),
+        write_statistics=["key_group"],  # of the rest the head knows what is needed
         sorting_columns=pq.SortingColumn.from_ordering(columns, [(name, "ascending") for name in KEY_COLUMNS]),
         store_schema=False,
         write_page_checksum=True,
