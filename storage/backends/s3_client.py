@@ -44,7 +44,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long and how often. `wait`: returns after that many seconds."""
 
     connect_seconds: float = 5
-    read_seconds: float = 60
+    read_seconds: float = 30
     attempts: int = 5
     wait: Callable[[float], None] = time.sleep
 
