@@ -9,8 +9,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from eoctl.engines.flink import FlinkSnapshot
-from eoctl.engines.flink_paths import CHECKPOINT, JOB, Mapping, named_root
-from eoctl.services.foreign_orphans import read_all
+from eoctl.engines.flink_paths import CHECKPOINT, Mapping, named_root
+from eoctl.services.foreign_orphans import read_all, scope_of
 from formats.errors import SnapshotNotFoundError
 
 
@@ -78,17 +78,16 @@ def can_delete(
         orphan_bytes=sum(alone.values()),
         searched=str(scope),
         other_snapshots=len(others),
-        notes=tuple(_notes(inside, others)),
+        notes=tuple(_notes(inside, others, scope if root is None else None)),
     )
 
 
 def _scope(place: Path) -> Path:
     """The folder that jobs lie in, or savepoints."""
-    for folder in (place, *place.parents):
-        if JOB.match(folder.name):
-            return folder.parent
     folder = place if place.is_dir() else place.parent
-    return folder.parent if CHECKPOINT.match(folder.name) or folder.name.startswith("savepoint-") else folder
+    beside = CHECKPOINT.match(folder.name) or folder.name.startswith("savepoint-")
+    scope = scope_of(place)
+    return folder.parent if scope == place and beside else scope
 
 
 def _is_at(path: Path, place: Path) -> bool:
@@ -104,10 +103,13 @@ def _sizes(snapshot: FlinkSnapshot) -> dict[str, int]:
     return sizes
 
 
-def _notes(inside: Sequence[FlinkSnapshot], others: Sequence[FlinkSnapshot]) -> list[str]:
-    """What no file tells: that a job would have nothing left to go on from."""
+def _notes(inside: Sequence[FlinkSnapshot], others: Sequence[FlinkSnapshot], guessed: Path | None) -> list[str]:
+    """What no file tells: that a job has nothing left to go on from; that others may name a savepoint's files."""
     left = {snapshot.job for snapshot in others}
-    return [
+    notes = [
         f"no other checkpoint of job {job} is left then"
         for job in sorted({snapshot.job for snapshot in inside if snapshot.job} - left)
     ]
+    if guessed is not None and any(snapshot.is_savepoint for snapshot in inside):
+        notes.append(f"only {guessed} was searched: a job elsewhere that claimed it names its files; --root finds that")
+    return notes

@@ -68,17 +68,20 @@ def survey(
     """The orphans below `path`; those modified before `before` (seconds since 1970) where that is given.
 
     `live_jobs`: folders of running jobs. Their snapshots count wherever they lie, and what is newer than the newest
-    of them is theirs. Raises: SnapshotNotFoundError, AccessDeniedError.
+    of them is theirs. Where `path` lies in a job's folder, the jobs beside that one count too.
+    Raises: SnapshotNotFoundError, AccessDeniedError.
     """
-    root = named_root(path) if path.is_dir() else None
-    known = read_all([path, *live_jobs], mappings, root)
-    assert root is not None
-    named = {piece.file for snapshot in known.snapshots for piece in snapshot.pieces() if piece.file}
+    scope = scope_of(path)
+    known = read_all([scope, *live_jobs], mappings, named_root(scope) if scope.is_dir() else None)
+    pieces = [piece for snapshot in known.snapshots for piece in snapshot.pieces() if piece.file]
+    named = {piece.file for piece in pieces}
+    # Of what is named by a path that leads nowhere here, the name alone counts: Flink gives none twice.
+    names = {piece.file.rpartition("/")[2] for piece in pieces if piece.fault is not None}
     newest = _newest_by_job(known.snapshots)
     live = {os.path.realpath(job) for job in live_jobs}
     orphans = []
-    for file, folder in _state_files(str(root.path)):
-        if file.path in named or file.name == METADATA:
+    for file, folder in _state_files(os.path.realpath(path), _job_of(path)):
+        if file.path in named or file.name in names or file.name == METADATA:
             continue
         status = file.stat(follow_symlinks=False)
         last = newest.get(folder)
@@ -109,6 +112,20 @@ def survey(
         missing=tuple(sorted(_missing(known.snapshots))),
         problems=known.problems,
     )
+
+
+def scope_of(path: Path) -> Path:
+    """Below which folder lie the jobs that may name what lies at `path`: that of the job's own folder, or `path`."""
+    place = Path(os.path.realpath(path))
+    for folder in (place, *place.parents):
+        if JOB.match(folder.name):
+            return folder.parent
+    return path
+
+
+def _job_of(path: Path) -> str:
+    place = Path(os.path.realpath(path))
+    return next((str(folder) for folder in place.parents if JOB.match(folder.name)), "")
 
 
 def read_all(paths: Iterable[Path], mappings: Sequence[Mapping], root: Root | None) -> Known:
@@ -217,21 +234,18 @@ def _newest_by_job(snapshots: Iterable[FlinkSnapshot]) -> dict[str, float]:
 
 
 def _state_files(folder: str, job: str = "") -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Every file where Flink puts state, with its job's folder or "". `job`: the folder is that of a job."""
+    """Every file where Flink puts state, with its job's folder or "". `job`: of the job in which `folder` lies."""
     name = folder.rpartition("/")[2]
-    if JOB.match(name) and not job:
-        job = folder
+    if job or name.startswith(_SAVEPOINT):
+        yield from ((file, job) for file in _files_below(folder))
+        return
     with told(folder), os.scandir(folder) as listing:
-        entries = list(listing)
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            continue
-        if (job == folder and (entry.name in OWN_FOLDERS or CHECKPOINT.match(entry.name))) or (
-            entry.name.startswith(_SAVEPOINT)
-        ):
-            yield from ((file, job) for file in _files_below(entry.path))
-        else:
+        below = [entry for entry in listing if entry.is_dir(follow_symlinks=False)]
+    for entry in below:
+        if not JOB.match(name):
             yield from _state_files(entry.path)
+        elif entry.name in OWN_FOLDERS or CHECKPOINT.match(entry.name):
+            yield from _state_files(entry.path, folder)
 
 
 def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -15,6 +15,8 @@ from eoctl.engines.flink_paths import Mapping
 from eoctl.engines.flink_states import flink_states
 from formats.flink.handles import AbsoluteFile, RelativeFile, SavepointKeyGroups, Segment
 from formats.flink.metadata import read_metadata, streams_of
+from formats.flink.rewrite import change_streams
+from formats.flink.writer import write_metadata
 from formats.ids import operator_id
 from tests.cli.conftest import CommandLine
 from tests.support.flink import CASES, JOB, unpack
@@ -87,6 +89,40 @@ def test_orphans_of_several_jobs_that_share_files_are_those_that_no_job_names(
     other.rename(elsewhere)
     assert {orphan["path"] for orphan in answered(eoctl, "flink", "orphans", folder)["orphans"]} == alone
     assert answered(eoctl, "flink", "orphans", folder, "--live-job", elsewhere)["orphans"] == []
+
+
+def test_a_job_by_itself_has_no_orphans_that_another_job_names(eoctl: CommandLine, tmp_path: Path) -> None:
+    folder = unpack("a-rocksdb-incremental", tmp_path) / "checkpoints"
+    claimed = folder / ("c" * 32)
+    claimed.mkdir()
+    (folder / JOB / "chk-8").rename(claimed / "chk-9")
+    for place in (folder / JOB, folder / JOB / "shared"):
+        assert answered(eoctl, "flink", "orphans", place)["orphans"] == []
+    shutil.rmtree(claimed)
+    alone = answered(eoctl, "flink", "orphans", folder / JOB)["orphans"]
+    assert len(alone) > 5
+    assert answered(eoctl, "flink", "orphans", folder / JOB / "shared")["orphans"] == alone
+
+
+def test_a_file_that_is_named_by_a_path_that_leads_nowhere_is_no_orphan(eoctl: CommandLine, tmp_path: Path) -> None:
+    folder = unpack("a-savepoint-native", tmp_path)
+    savepoint = next((folder / "savepoints").iterdir())
+    names = [file.name for file in savepoint.iterdir() if file.name != "_metadata"]
+    # As a job that claimed the savepoint would name them, from a machine where all of it lies elsewhere.
+    claimed = tmp_path / "elsewhere" / JOB / "chk-9"
+    claimed.mkdir(parents=True)
+    metadata = metadata_of(savepoint)
+    absolute = change_streams(
+        metadata,
+        lambda handle: (
+            AbsoluteFile(f"hdfs://name/x/{handle.path}", handle.size) if isinstance(handle, RelativeFile) else handle
+        ),
+    )
+    (claimed / "_metadata").write_bytes(write_metadata(absolute))
+    (savepoint / "_metadata").unlink()
+    found = answered(eoctl, "flink", "orphans", folder)["orphans"]
+    assert sorted(Path(orphan["path"]).name for orphan in found) == sorted(names)
+    assert answered(eoctl, "flink", "orphans", folder, "--live-job", claimed.parent)["orphans"] == []
 
 
 def test_what_a_live_job_may_be_writing_is_no_orphan(eoctl: CommandLine, crash: Path) -> None:
@@ -200,6 +236,15 @@ def test_a_job_whose_files_another_one_claimed_cannot_go(eoctl: CommandLine, tmp
     found = answered(eoctl, "flink", "can-delete", folder / JOB, code=3)
     assert {blocker["snapshot"] for blocker in found["blocked_by"]} == {str(claimed / "chk-9")}
     assert eoctl("flink", "can-delete", folder / "nothing").code == 11
+
+
+def test_whoever_may_have_claimed_a_savepoint_is_to_be_looked_for(eoctl: CommandLine, tmp_path: Path) -> None:
+    folder = unpack("a-savepoint-native", tmp_path)
+    savepoint = next((folder / "savepoints").iterdir())
+    found = answered(eoctl, "flink", "can-delete", savepoint)
+    assert (found["safe"], found["other_snapshots"], "--root finds that" in found["notes"][0]) == (True, 0, True)
+    whole = answered(eoctl, "flink", "can-delete", savepoint, "--root", folder)
+    assert (whole["safe"], whole["other_snapshots"], whole["notes"]) == (True, 1, [])
 
 
 # uid-hash, preflight
