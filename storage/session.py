@@ -20,7 +20,7 @@ import msgspec
 from formats.errors import BlobGoneError, EoctlError, SessionExpiredError
 from formats.head import Head, HeadEntry, roots
 from formats.ids import Attempt, BlobKey, Digest, Era, PipelineId, TxId
-from formats.manifest import Blocks, Inline, Manifest, Place, Slice, StateFile, Whole, files_of
+from formats.manifest import Blocks, Inline, Manifest, Place, Slice, StateFile, Whole, blob_key, files_of
 from storage import layout
 from storage.backend import Body, CopyOf, KeyAbsentError, LocalFile, SyncFailedError
 from storage.blobs import Blobs, PoisonedNameError
@@ -281,6 +281,8 @@ class Session:
 
     def _recover(self, trouble: EoctlError) -> None:
         """What can be kept is kept, in the newest era and against the newest base."""
+        # A content is remembered once it has a place, which may have been promised for later (I1).
+        self._own = {digest: file for digest, file in self._own.items() if self._is_confirmed(file)}
         if isinstance(trouble, PoisonedNameError):
             self.head = self.store.head(self.pipeline)
             self._swap(partial(raise_era, floor=False))
@@ -319,6 +321,18 @@ class Session:
                         self.pack_bytes[str(moved_to)] = size
         moved = [self._moved(file) for file in self._own.values()]
         self._own = {file.digest: file for file in moved if file is not None}
+
+    def _is_confirmed(self, file: StateFile) -> bool:
+        match file.place:
+            case Whole() as place:
+                return blob_key(file, place) in self._confirmed
+            case Slice(pack=pack):
+                return BlobKey.parse(pack) in self._confirmed
+            case Blocks(packs=packs):
+                return all(BlobKey.parse(pack) in self._confirmed for pack in packs)
+            case Inline():
+                return True
+        assert_never(file.place)
 
     def _moved(self, file: StateFile) -> StateFile | None:
         """The same content at or above the floor; None where it has to be uploaded again."""

@@ -21,7 +21,17 @@ from storage.session import RESUME_BYTES
 from storage.store import Store
 from storage.transfer import Later, Moving, Portion, each
 from tests.support.faulty import Call, CountingBackend, Crash, Fault, FaultyBackend
-from tests.support.places import PIPELINE, checkpoint_tree, contents, entry_of, memory_store, opened, write_tree
+from tests.support.places import (
+    PIPELINE,
+    check_roots,
+    checkpoint_tree,
+    contents,
+    entry_of,
+    memory_store,
+    opened,
+    stored_keys,
+    write_tree,
+)
 from tests.support.stores import MIB, noise
 
 
@@ -314,3 +324,18 @@ def test_the_pace_is_that_of_the_last_seconds() -> None:
     pace.at(31.0, 0)  # the next of several things
     pace.at(32.0, 50)
     assert pace.bytes_per_second == 50
+
+
+def test_a_pack_whose_name_is_taken_by_other_bytes_is_not_named(tmp_path: Path) -> None:
+    """It is found out after the plan has gone on, and counts as stored by nobody."""
+    files = {f"{number:03}": noise(300_000, number) for number in range(40)}
+    root = write_tree(tmp_path / "state", files)
+    probe = memory_store(tmp_path / "probe")
+    checkpoint_tree(opened(probe), root)
+    (pack,) = (key for key in stored_keys(probe)["o"])
+    store = memory_store(tmp_path / "store")
+    store.make_pipeline(PIPELINE)
+    store.backend.create(layout.blob(PIPELINE, pack), b"of somebody else")
+    checkpoint_tree(opened(far_away(store)), root)
+    check_roots(store)
+    assert contents(store, entry_of(store, 1)) == files
