@@ -92,10 +92,8 @@ def _sums(kind: int) -> Callable[[memoryview], int]:
     if kind not in {2, 3, 4}:
         hint = "known are CRC-32C, XXH32, XXH64 and XXH3"
         raise UnsupportedError(f"a table with checksums of kind {kind}", hint=hint)
-    try:
-        import xxhash  # noqa: PLC0415  (only where a table has it)
-    except ImportError as error:
-        raise _missing(error) from error
+    import xxhash  # noqa: PLC0415  (start-up: only where a table has it)
+
     if kind == 2:
         return xxhash.xxh32_intdigest
     if kind == 3:
@@ -104,20 +102,11 @@ def _sums(kind: int) -> Callable[[memoryview], int]:
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:
-    """CRC-32C as LevelDB and Snappy store it: rotated, plus a constant.
+    """CRC-32C as LevelDB and Snappy store it: rotated, plus a constant."""
+    import google_crc32c  # noqa: PLC0415  (start-up: only where a file has it)
 
-    Raises: UnsupportedError.
-    """
-    try:
-        import google_crc32c  # noqa: PLC0415  (only where a file has it)
-    except ImportError as error:
-        raise _missing(error) from error
     crc: int = google_crc32c.value(bytes(data))
     return (crc >> 15 | crc << 17 & _MASK) + 0xA282EAD8 & _MASK
-
-
-def _missing(error: ImportError) -> UnsupportedError:
-    return UnsupportedError(f"the checksums of this file need {error.name}", hint="pip install eoctl[flink]")
 
 
 def unpack(stored: memoryview, handle: Handle, *, checksum: Checksum, format_version: int, what: str) -> bytes:
