@@ -1,24 +1,27 @@
-"""Ctrl-C while much is on its way to S3 or back: an end at once, and nothing half-done."""
+"""Ctrl-C while a checkpoint is on its way to S3: exit 130, nothing committed, no parts left; the next run does it."""
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from eoctl.library import open_store
-from scripts.benchmarks.s3_requests import run, user
+from storage.backend import Key, Reach
+from tests.support.s3_proxy import Proxy, proxy
 from tests.support.seaweed import Server, running_server
-from tests.support.stores import MIB, noise
 
 pytestmark = pytest.mark.lane("s3")
+
 ROOT = Path(__file__).parents[2]
+BYTES = 80 << 20  # more than goes in one piece
 
 
 @pytest.fixture(scope="module")
@@ -26,61 +29,48 @@ def server() -> Iterator[Server]:
     yield from running_server()
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """With a state of many tables, one of which goes in parts."""
-    (tmp_path / "state").mkdir()
-    (tmp_path / "tmp").mkdir()
-    for number in range(16):
-        (tmp_path / "state" / f"{number}.sst").write_bytes(noise(12 * MIB, number))
-    (tmp_path / "state" / "large.sst").write_bytes(b"".join(noise(12 * MIB, number) for number in range(20, 28)))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.chdir(tmp_path)
-    with user(tmp_path):
-        yield tmp_path
+class Held:
+    """The first request that carries a part of a blob waits at the door."""
+
+    def __init__(self, between: Proxy) -> None:
+        self.arrived = threading.Event()
+        self.let_in = threading.Event()
+        between.decide = self._decide
+
+    def _decide(self, method: str, path: str, _: dict[str, str]) -> None:
+        if method == "PUT" and "partNumber" in parse_qs(urlsplit(path).query):
+            self.arrived.set()
+            self.let_in.wait()
 
 
-def interrupted(home: Path, url: str, *words: str) -> tuple[int, str]:
-    """The command, with a Ctrl-C as soon as something has moved: how it ended, and what it said last."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "eoctl.cli.main", *words, "--store", url, "--jsonl"],
-        cwd=home,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        line = ""
-        for line in process.stderr:
-            event = json.loads(line)
-            if event["schema"] == "eoctl.progress/1" and 0 < event["done_bytes"] < event["total_bytes"]:
-                break
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        return process.wait(120), (rest.splitlines() or [line])[-1]
+def run(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "eoctl.cli.main", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_an_upload_ends_at_once_and_leaves_nothing_half_done(server: Server, home: Path) -> None:
+def test_an_interrupted_upload_leaves_no_checkpoint_and_the_next_run_makes_it(server: Server, tmp_path: Path) -> None:
     bucket = server.bucket()
-    url = server.url(bucket, "store")
-    run(url, "store", "init")
-    code, said = interrupted(home, url, "checkpoint", "create", "state", "-p", "orders")
-    assert code == 130, said
-    assert "nothing was committed" in said
-    assert server.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
-    assert open_store(url).pipeline("orders").checkpoints() == ()
-    assert [path for path in (home / "tmp").rglob("*") if path.is_file()] == []
-    assert sum(run(url, "checkpoint", "create", "state", "-p", "orders").values()) > 0
-    run(url, "checkpoint", "verify", "-p", "orders", "--level", "full")
-
-
-def test_a_download_ends_at_once_and_leaves_no_target(server: Server, home: Path) -> None:
-    url = server.url(server.bucket(), "store")
-    run(url, "store", "init")
-    run(url, "checkpoint", "create", "state", "-p", "orders")
-    code, said = interrupted(home, url, "restore", "orders@latest", "--to", "restored")
-    assert code == 130, said
-    assert "was not created" in said
-    assert sorted(path.name for path in home.iterdir()) == [".cache", "state", "tmp"]
-    assert [row.status for row in open_store(url).pipeline("orders").checkpoints()] == ["complete"]  # no hold is left
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "a.sst").write_bytes(random.Random(1).randbytes(BYTES))
+    with proxy(server.endpoint) as between:
+        url = Server(between.endpoint, server.directory, server.pid).url(bucket, "tenant")
+        create = ["checkpoint", "create", str(tmp_path / "state"), "-p", "orders", "--store", url]
+        with run("store", "init", url) as process:
+            process.communicate()
+        assert process.returncode == 0
+        held = Held(between)
+        with run(*create) as process:
+            held.arrived.wait()
+            process.send_signal(signal.SIGINT)
+            held.let_in.set()
+            _, told = process.communicate()
+        assert process.returncode == 130, told
+        assert "interrupted: nothing was committed" in told
+        between.decide = lambda *_: None
+        clean = server.backend(bucket, "tenant")
+        assert [item.key for item in clean.list(Key("p/orders/m"))] == []
+        assert [*clean.list(Key("p"), reach=Reach.UNFINISHED)] == []
+        with run(*create) as process:
+            out, told = process.communicate()
+        assert (process.returncode, out.splitlines()[0]) == (0, "orders@1: 80.0 MiB in 1 file"), told
