@@ -125,8 +125,6 @@ _COMPOSITES = {  # with the version of the outer part
 class UnknownSerializerError(UnsupportedError):
     """A serializer snapshot that cannot be passed over."""
 
-    kind = "unknown-serializer"
-
 
 def read_serializer(cursor: Cursor, depth: int = 0) -> DataType:
     """The type that the snapshot at the cursor stands for.
