@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from formats.errors import AccessDeniedError
-from storage.backend import Backend, CopyOf, Key, LocalFile, Reach, Unfinished, version_of
+from storage.backend import Backend, CopyOf, Key, LocalFile, Reach, Unfinished, VersionMismatchError, version_of
 from storage.backends import s3, s3_reader, s3_upload
 from storage.backends.s3_client import S3Client
 from tests.conformance.backend_suite import HEAD, KEY, BackendSuite, content, names
@@ -218,6 +218,17 @@ def test_a_swap_by_another_process_is_seen(server: Server, bucket: str, backend)
     other.swap(HEAD, b"2", version_of(b"3"))
     backend.swap(HEAD, b"4", version_of(b"2"))
     assert content(other, HEAD) == b"4"
+
+
+def test_a_large_head_is_swapped_like_a_small_one(backend) -> None:
+    large = bytes(3 << 20)
+    backend.create(HEAD, b"1")
+    backend.swap(HEAD, large, version_of(b"1"))
+    assert content(backend, HEAD) == large
+    with pytest.raises(VersionMismatchError):
+        backend.swap(HEAD, large + b"2", version_of(b"1"))
+    backend.swap(HEAD, b"3", version_of(large))
+    assert content(backend, HEAD) == b"3"
 
 
 def test_long_listings_and_deletes_come_in_pages(backend, requests) -> None:
