@@ -113,7 +113,7 @@ def _load(
                 f"{uid} was saved with max parallelism {state.max_parallelism}, and now has {node.max_parallelism}",
                 hint=f"max_parallelism={state.max_parallelism}: it can never be changed",
             )
-        if state.parallelism == node.parallelism and state.uid == uid:
+        if state.uid == uid and _dealt_alike(state, node):
             in_place.add(uid)
         for subtask in state.subtasks:
             folder = directory_of(root, node.id, subtask.index)
@@ -132,6 +132,16 @@ def _load(
         in_place=frozenset(in_place),
         in_flight=renamed,
         passed=passed,
+    )
+
+
+def _dealt_alike(state: OperatorState, node: Node) -> bool:
+    """Each subtask has the files that it shall have: not so in a savepoint, whose first one has everybody's."""
+    if state.parallelism != node.parallelism or len(state.subtasks) != node.parallelism:
+        return False
+    own = [range_of(one.index, node.parallelism, node.max_parallelism) for one in state.subtasks]
+    return all(
+        one.key_groups in {None, (groups.start, groups.stop)} for one, groups in zip(state.subtasks, own, strict=True)
     )
 
 

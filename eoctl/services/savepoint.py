@@ -306,10 +306,11 @@ def _commit(
     began = store.ambient.elapsed()
     tree = capture_tree(folder, Engine(kind="directory"))
     digests = {path: digest for path, _, digest in parts_of(head)}
+    number = _checkpoint(store, pipeline, head)
     sources = [file for file in tree.files if file.name in digests]
 
     def manifest(session: Session) -> Manifest:
-        ingest = Ingest(session=session, checkpoint=0, link=True, tally=Tally())
+        ingest = Ingest(session=session, checkpoint=number, link=True, tally=Tally())
         stored = {file.name: file for file in ingest.tree(folder, sources, {}, "opaque")}
         for path, digest in digests.items():
             if path not in stored or stored[path].digest != digest:
@@ -334,7 +335,7 @@ def _commit(
             store=store.record.id,
             pipeline=pipeline.name,
             kind="savepoint",
-            id=0,
+            id=number,
             name=name,
             txid=session.txid,
             created_at=store.ambient.now(),
@@ -357,6 +358,13 @@ def _commit(
 
     entry = session.commit(manifest)
     return row_of(session.head.head, entry)
+
+
+def _checkpoint(store: Store, pipeline: PipelineId, head: SavepointHead) -> int:
+    """The checkpoint of this pipeline whose state it is: what sinks showed later came after it. 0: another's."""
+    owner, _, label = head.origin.snapshot.rpartition("@")
+    own = head.origin.store == store.record.id and owner == pipeline.name
+    return int(label) if own and label.isdecimal() else 0
 
 
 def _engine(head: SavepointHead) -> Engine:

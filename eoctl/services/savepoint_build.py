@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 Open = Callable[[], tuple[StateTable, ...]]
 Told = Callable[[int], None]  # rows that were written
+_WATERMARK = "watermark"  # property of a checkpoint of the runtime, with the operator's uid
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
@@ -139,7 +140,7 @@ def build(
         ),
         sources=tuple(replace(one, uid=uid) for one in source.sources if (uid := _renamed(uids, one.uid)) is not None),
         sinks=tuple(replace(one, uid=uid) for one in source.sinks if (uid := _renamed(uids, one.uid)) is not None),
-        properties=source.properties,
+        properties=_properties(source.properties, uids),
     )
     with told(folder):
         (folder / HEAD_NAME).write_bytes(encode_head(head))
@@ -152,6 +153,20 @@ def _renamed(uids: dict[str, OperatorName | None], uid: str) -> str | None:
         return uid
     new = uids[uid]
     return None if new is None else new.uid or new.id
+
+
+def _properties(properties: Mapping[str, str], uids: dict[str, OperatorName | None]) -> dict[str, str]:
+    """The properties, of which `watermark:UID` goes with its operator."""
+    found = {}
+    for name, text in properties.items():
+        prefix, colon, uid = name.partition(":")
+        if colon and prefix == _WATERMARK:
+            new = _renamed(uids, uid)
+            if new is not None:
+                found[f"{prefix}{colon}{new}"] = text
+        else:
+            found[name] = text
+    return found
 
 
 def names_of(source: SnapshotSource) -> list[OperatorName]:
