@@ -37,8 +37,6 @@ Reply: TypeAlias = dict[str, Any]
 class StoppedSendingError(UnavailableError):
     """Another part of the same value has failed."""
 
-    kind = "stopped"
-
 
 class Limits(Struct, frozen=True, kw_only=True):
     """How long and how often. `wait`: returns after that many seconds."""

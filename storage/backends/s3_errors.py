@@ -81,13 +81,9 @@ _markup = re.compile(r"<[^>]*>|\s+")
 class RangeAbsentError(EoctlError):
     """The range asked for begins at or after the end of the value."""
 
-    kind = "range-absent"
-
 
 class UploadAbsentError(EoctlError):
     """The multipart upload is not known: finished, aborted, or never begun."""
-
-    kind = "upload-absent"
 
 
 class UnsupportedRequestError(UnsafeBackendError):
