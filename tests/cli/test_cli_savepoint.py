@@ -297,3 +297,50 @@ def test_nothing_is_left_where_a_savepoint_fails(eoctl_with_state: CommandLine) 
     assert not Path("out").exists()
     assert [path for path in eoctl.home.iterdir() if path.name.startswith(".out")] == []
     assert list((eoctl.store / "tmp").iterdir()) == []
+
+
+def test_state_that_is_files_is_carried_as_it_is(orders: CommandLine) -> None:
+    before = {path.name: path.read_bytes() for path in Path("state").iterdir()}
+    orders.ok("savepoint", "create", "orders@2", "--name", "kept", "--remap", "main=renamed")
+    assert orders.ok("state", "list", "orders@kept", "--json").out.count('"kind": "files"') == 1
+    orders.ok("restore", "orders@kept", "--to", "back")
+    assert {path.name: path.read_bytes() for path in Path("back").iterdir()} == before
+    orders.ok("savepoint", "export", "orders@kept", "--to", "out")
+    assert {path.name: path.read_bytes() for path in next(Path("out").glob("*/0")).iterdir()} == before
+    orders.ok("savepoint", "create", "./out", "--to", "again")
+    assert Path("again", HEAD_NAME).read_bytes() == Path("out", HEAD_NAME).read_bytes()
+    orders.ok("restore", "./again", "--to", "by-rows")
+    assert {path.name: path.read_bytes() for path in Path("by-rows/renamed/0").iterdir()} == before
+    done = orders("restore", "./again", "--to", "more", "--parallelism", "2")
+    assert (done.code, done.out) == (15, "")
+    assert "is files, which are those of 1 subtasks" in done.err
+    assert orders("state", "scan", "orders@kept").code == 14
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        ("--parallelism 129", 15, "128 key groups, too few for 129 subtasks"),
+        ("--parallelism 2 --link", 2, "by rows here"),
+        ("--remap nobody=x", 15, "has no operator 'nobody'"),
+        ("--max-parallelism 7", 14, "how keys of raw are hashed is not known"),
+        ("--operator nobody --parallelism 2", 2, "has no operator 'nobody'"),
+    ],
+)
+def test_a_restore_that_cannot_be_leaves_nothing(
+    eoctl_with_state: CommandLine, words: str, code: int, error: str
+) -> None:
+    done = eoctl_with_state("restore", "orders@2", "--to", "target", *words.split())
+    assert (done.code, done.out) == (code, "")
+    assert error in done.err
+    assert not Path("target").exists()
+
+
+def test_a_dry_run_of_a_restore_shows_the_plan_and_writes_nothing(eoctl_with_state: CommandLine) -> None:
+    shown = eoctl_with_state.ok("restore", "orders@2", "--to", "target", "--drop", "sink", "--dry-run").lines
+    assert [line.split()[:3] for line in shown[1:]] == [
+        ["totals", "totals", "kept"],
+        ["sink", "-", "dropped"],
+        ["clicks", "clicks", "kept"],
+    ]
+    assert not Path("target").exists()
