@@ -19,11 +19,23 @@ from formats.canonical import decode, encode
 from formats.errors import EoctlError
 from formats.head import decode_head, encode_head
 from formats.ids import BlobKey, HashAlgorithm
-from formats.manifest import MAX_MANIFEST_BYTES, Manifest, blobs, check_manifest, files_of
+from formats.manifest import MAX_MANIFEST_BYTES, Engine, Manifest, SourceOffsets, blobs, check_manifest, files_of
 from formats.manifest_keys import ManifestKeys, keys_of
 from formats.manifest_series import Series
 from formats.names import check_file_name, check_file_names
 from formats.report import decode_report, encode_report
+from formats.savepoint import (
+    Origin,
+    SavepointFile,
+    SavepointHead,
+    SavepointOperator,
+    SavepointSubtask,
+    SavepointTable,
+    parts_of,
+)
+from formats.savepoint import decode_head as decode_savepoint
+from formats.savepoint import encode_head as encode_savepoint
+from formats.state import StateSchema
 from storage.pins import MAX_PIN_BYTES, PinRecord
 from storage.store import MAX_STORE_BYTES, StoreRecord, decode_manifest
 from tests.hostile.case import packed
@@ -210,6 +222,17 @@ def _packed(data: bytes, rng: random.Random) -> bytes:
     return packed(bytes(plain))
 
 
+def _savepoint(data: bytes) -> str:
+    head = decode_savepoint(data)
+    assert encode_savepoint(head) == data
+    paths = [path for path, _, _ in parts_of(head)]
+    for path in paths:
+        check_file_name(path)
+        assert path.partition("/")[0] in {operator.id for operator in head.operators}
+    assert len({path.casefold() for path in paths}) == len(paths)
+    return ACCEPTED
+
+
 def _log_seeds() -> list[bytes]:
     table = number(100) + number(0) + number(9) + number(1000) + b"\4abcd\4efgh" + number(5) + number(7)
     custom = number(103) + number(0) + number(10) + number(2000) + b"\1a\1b\0\0\2\1x\1\1y"[:6] + b"\1"
@@ -239,6 +262,34 @@ def _manifest_seeds() -> list[bytes]:
     return [_golden("manifest.json"), encode(manifest), _small(manifest, operators=(), packs=())]
 
 
+_TABLE = SavepointTable(
+    path=f"{'0' * 32}/total.parquet",
+    bytes=10,
+    digest="0" * 64,
+    rows=3,
+    schema=StateSchema(name="total", kind="map", key="string", map_key="long", value="list<int>"),
+)
+_FILE = SavepointFile(path=f"{'0' * 32}/1/log", bytes=5, digest="1" * 64, role="in-flight")
+SAVEPOINT = SavepointHead(
+    format="eoctl.savepoint",
+    version=1,
+    pipeline="orders",
+    hash=HashAlgorithm.BLAKE3,
+    origin=Origin(snapshot="orders@7", taken_at="2026-01-01T00:00:00.000Z", engine="eoctl"),
+    operators=(
+        SavepointOperator(
+            id="0" * 32,
+            uid="totals",
+            parallelism=2,
+            max_parallelism=128,
+            engine=Engine(kind="eoctl"),
+            tables=(_TABLE,),
+            subtasks=(SavepointSubtask(index=1, files=(_FILE,), key_groups=(64, 128)),),
+        ),
+    ),
+    sources=(SourceOffsets(uid="clicks", offsets={"p": 1}),),
+)
+
 TARGETS = (
     Target(
         "HEAD",
@@ -262,6 +313,7 @@ TARGETS = (
     Target("manifest keys", 3, _keys, _manifest_seeds),
     Target("store.json", 2, _record(StoreRecord, MAX_STORE_BYTES), lambda: [_golden("store.json")]),
     Target("pin", 2, _record(PinRecord, MAX_PIN_BYTES), lambda: [_golden("pin.json")]),
+    Target("savepoint", 3, _savepoint, lambda: [encode_savepoint(SAVEPOINT)]),
     Target("report", 4, _report, lambda: [encode_report(REPORT)], finish=_sealed),
     Target("block table", 4, _table, lambda: [_golden("blocktable.bin")], finish=_summed, is_json=False),
     Target(
