@@ -108,6 +108,8 @@ def _joined(
     try:
         parts = list(_side_by_side(send(upload), _parts(size, part_bytes), stop))
         return _complete(s3, key, upload, parts, checksums)
+    except UploadAbsentError as error:
+        raise UnavailableError(f"the upload of {key} was aborted by somebody else", hint="run it again") from error
     except BaseException as error:
         # An unknown completion may still happen; then the abort finds nothing, or nothing becomes of either.
         if not isinstance(error, OutcomeUnknownError):
@@ -177,11 +179,9 @@ def _complete(s3: S3Client, key: Key, upload: str, parts: list[Reply], checksums
             condition = {}
         except VersionMismatchError:
             return _lost(s3, key, upload)
-        except UploadAbsentError as error:
+        except UploadAbsentError:
             if uncertain is None:
-                raise UnavailableError(
-                    f"the upload of {key} was aborted by somebody else", hint="run it again"
-                ) from error
+                raise
             return _settled(s3, key, uncertain)
         except OutcomeUnknownError as error:
             uncertain = error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from formats.errors import AccessDeniedError
+from formats.errors import AccessDeniedError, UnavailableError
 from storage.backend import Backend, CopyOf, Key, LocalFile, Reach, Unfinished, VersionMismatchError, version_of
 from storage.backends import s3, s3_reader, s3_upload
 from storage.backends.s3_client import S3Client
@@ -157,6 +157,19 @@ def test_an_upload_that_was_killed_is_found_and_removed(server: Server, bucket: 
     backend.delete([found])
     assert unfinished(backend) == []
     assert len(client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}-of-another").get("Uploads", [])) == 1
+
+
+def test_an_upload_that_somebody_aborts_fails_and_leaves_nothing(backend, tmp_path: Path, small_parts) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(small_parts))
+
+    def sent(_: int) -> None:
+        backend.delete(list(backend.list(Key("p"), reach=Reach.UNFINISHED)))
+
+    with pytest.raises(UnavailableError, match="aborted by somebody else"):
+        backend.create(KEY, LocalFile(path, sent))
+    assert backend.stat(KEY) is None
+    assert (unfinished(backend), threads()) == ([], [])
 
 
 def test_a_large_value_is_copied_in_parts_where_one_request_cannot(backend, small_parts, requests) -> None:
