@@ -4,6 +4,7 @@ A type is a frozen tree; its text is what manifests, savepoints and people hold:
 
     string   map<string, long>   tuple<int, long>   timer<string, void>   joined<string>
     pojo<lab.Order; id: long, name: string>   row<f0: string>   opaque<com.example.Money>
+    pojo<lab.Animal; legs: int; pojo<lab.Bird; wings: int>; pojo<lab.Fish>>    with a registered subclass, and another
 
 Class and field names that are more than letters, digits and `_ . $ - [ ]` are quoted as in JSON.
 `parse(describe(type)) == type`, always. What the bytes of each are is told in `formats/types.py`.
@@ -81,10 +82,16 @@ class TupleOf(Struct, frozen=True, tag="tuple"):
 
 
 class RecordOf(Struct, frozen=True, tag="pojo"):
-    """A POJO: named fields, each may be null, and so may the whole."""
+    """A POJO: named fields, each may be null, and so may the whole.
+
+    Of what subclasses a value may be instead: those that the job registered, told by their place, and others that were
+    met, told by their name.
+    """
 
     class_name: str
     fields: tuple[tuple[str, DataType], ...]
+    registered: tuple[RecordOf | Opaque, ...] = ()
+    others: tuple[RecordOf | Opaque, ...] = ()
 
 
 class RowOf(Struct, frozen=True, tag="row"):
@@ -160,8 +167,8 @@ def describe(data_type: DataType) -> str:
             return name
         case TupleOf(fields):
             return f"tuple<{', '.join(map(describe, fields))}>"
-        case RecordOf(class_name, fields):
-            return f"pojo<{_word(class_name)}{_described(fields)}>"
+        case RecordOf():
+            return f"pojo<{'; '.join(_sections(data_type))}>"
         case RowOf(fields, with_kind):
             return f"{'row' if with_kind else 'old-row'}<{_described(fields).removeprefix('; ')}>"
         case EnumOf(class_name, names):
@@ -189,6 +196,16 @@ def parse(text: str) -> DataType:
 
 _plain = re.compile(r"[A-Za-z0-9_.$\-\[\]]+\Z")
 _token = re.compile(r'\s*(?:([A-Za-z0-9_.$\-\[\]]+)|("(?:[^"\\]|\\.)*")|([<>,:;]))')
+
+
+def _sections(record: RecordOf) -> list[str]:
+    """Class, fields and subclasses, as far as there are any."""
+    fields = _described(record.fields).removeprefix("; ")
+    subclasses = [", ".join(map(describe, types)) for types in (record.registered, record.others)]
+    sections = [_word(record.class_name), fields, *subclasses]
+    while len(sections) > 1 and not sections[-1]:
+        sections.pop()
+    return sections
 
 
 def _word(name: str) -> str:
@@ -245,8 +262,7 @@ class _Parser:
                     fields.append(self.type(depth))
                 return TupleOf(tuple(fields))
             case "pojo":
-                class_name = self.word()
-                return RecordOf(class_name, self.fields(depth) if self.has(";") else ())
+                return self.pojo(depth)
             case "row" | "old-row":
                 return RowOf(() if self.peek() == ">" else self.fields(depth), with_kind=name == "row")
             case "enum":
@@ -256,6 +272,25 @@ class _Parser:
                 return Opaque(self.word())
             case _:
                 raise self.error(f"no such type: {name[:100]!r}")
+
+    def pojo(self, depth: int) -> DataType:
+        class_name = self.word()
+        fields = self.fields(depth) if self.has(";") and self.peek() not in {";", ">"} else ()
+        registered = self.subclasses(depth)
+        return RecordOf(class_name, fields, registered, self.subclasses(depth))
+
+    def subclasses(self, depth: int) -> tuple[RecordOf | Opaque, ...]:
+        found: list[RecordOf | Opaque] = []
+        if not self.has(";"):
+            return ()
+        while self.peek() not in {";", ">"}:
+            if found:
+                self.mark(",")
+            subclass = self.type(depth)
+            if not isinstance(subclass, RecordOf | Opaque):
+                raise self.error(f"{describe(subclass)} is no subclass")
+            found.append(subclass)
+        return tuple(found)
 
     def fields(self, depth: int) -> tuple[tuple[str, DataType], ...]:
         found = [self.field(depth)]

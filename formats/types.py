@@ -15,13 +15,14 @@ Big-endian throughout. Sizes in bytes:
     map            i32 n, n times key, flag (1: null), [value]
     tuple          the fields                              timer       i64 time, its sign bit flipped, key, namespace
     nullable       flag (1: null, then padding), [value]   either      flag (0: left), value          enum  i32 number
-    pojo           flags (1: null, 2: as declared), fields each with a flag (1: null)
+    pojo           flags (1: null, 2: as declared), fields each with a flag (1: null); or flags 4, utf class name, or
+                   flags 8, u8 number of a subclass, then a value of it
     row            bits from the top: two for the kind of change, one per field (1: null); fields that are not null
 
 In Python: str, int, float, bool, bytes, None, Decimal; a list; a dict for map, pojo and row; a tuple for tuple, time
 window, timer `(time, key, namespace)` and either `("left", value)`. Times are ISO 8601 text with as many digits of the
 second as needed, since Java's reach further than Python's. A row's kind of change, unless an insert, is its item
-`$kind`.
+`$kind`; the subclass of a POJO its item `$class`.
 
 Every length is checked against what is left before anything is made of it; an error says the byte.
 Source: Flink 2.3.0, `org.apache.flink.api.common.typeutils.base`, `api.java.typeutils.runtime`; compared with its own
@@ -30,6 +31,7 @@ output.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from formats.datatype import (
@@ -60,11 +62,10 @@ from formats.types_nested import (
     map_codec,
     nullable_codec,
     opaque_codec,
-    pojo_codec,
-    row_codec,
     timer_codec,
     tuple_codec,
 )
+from formats.types_records import pojo_codec, row_codec
 from formats.types_simple import SIMPLE, Codec
 from formats.types_time import TIMES
 
@@ -153,8 +154,14 @@ def codec(data_type: DataType) -> Codec:
             return either_codec(codec(left), codec(right))
         case EnumOf(_, names):
             return enum_codec(names)
-        case RecordOf() | RowOf():
-            named = tuple((name, codec(field)) for name, field in data_type.fields)
-            return row_codec(named, 2 * data_type.with_kind) if isinstance(data_type, RowOf) else pojo_codec(named)
+        case RowOf(fields, with_kind):
+            return row_codec(_named(fields), 2 * with_kind)
+        case RecordOf(_, fields, registered, others):
+            subclasses = ([(each.class_name, each) for each in some] for some in (registered, others))
+            return pojo_codec(_named(fields), *map(_named, subclasses))
         case Opaque(class_name):
             return opaque_codec(class_name)
+
+
+def _named(types: Iterable[tuple[str, DataType]]) -> tuple[tuple[str, Codec], ...]:
+    return tuple((name, codec(data_type)) for name, data_type in types)

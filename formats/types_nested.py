@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
 
 from formats.errors import CorruptError, UnsupportedError
 from formats.types_simple import SIMPLE, Codec, mistyped, read_count, short
 
-Named: TypeAlias = tuple[tuple[str, Codec], ...]
-
 _COMMA = 0x2C
 _SIGN = 1 << 63
-_KINDS = ("+I", "-U", "+U", "-D")
-_POJO_NULL, _POJO_PLAIN = 1, 2
 _u64 = struct.Struct(">Q")
 _i32 = struct.Struct(">i")
 _flag = SIMPLE["boolean"]
@@ -32,7 +27,7 @@ def opaque_codec(class_name: str) -> Codec:
 
 
 def list_codec(element: Codec) -> Codec:
-    element = _closed(element)
+    element = closed(element)
 
     def read(data: bytes, at: int) -> tuple[object, int]:
         count, at = read_count(data, at, element.least)
@@ -61,7 +56,7 @@ def list_codec(element: Codec) -> Codec:
 
 def joined_codec(element: Codec) -> Codec:
     """Elements with a comma between; the end of the bytes is the end of the list."""
-    element = _closed(element)
+    element = closed(element)
 
     def read(data: bytes, at: int) -> tuple[object, int]:
         found: list[object] = []
@@ -84,7 +79,7 @@ def joined_codec(element: Codec) -> Codec:
 
 
 def map_codec(key: Codec, value: Codec) -> Codec:
-    key, item = _closed(key), nullable_codec(_closed(value), 0)
+    key, item = closed(key), nullable_codec(closed(value), 0)
     least = key.least + 1
 
     def read(data: bytes, at: int) -> tuple[object, int]:
@@ -116,7 +111,7 @@ def map_codec(key: Codec, value: Codec) -> Codec:
 
 
 def tuple_codec(fields: Sequence[Codec]) -> Codec:
-    fields = (*map(_closed, fields[:-1]), fields[-1])
+    fields = (*map(closed, fields[:-1]), fields[-1])
     widths = [field.width for field in fields]
 
     def read(data: bytes, at: int) -> tuple[object, int]:
@@ -226,97 +221,7 @@ def enum_codec(names: Sequence[str]) -> Codec:
     return Codec(read, write, number.skip, 4, 4)
 
 
-def pojo_codec(fields: Named) -> Codec:
-    items = [(name, nullable_codec(_closed(field), 0)) for name, field in fields]
-
-    def present(data: bytes, at: int) -> bool:
-        if at >= len(data):
-            raise short(data, at, 1)
-        if data[at] not in {_POJO_NULL, _POJO_PLAIN}:
-            raise UnsupportedError(f"a POJO of a subclass (flags {data[at]}), at byte {at}", offset=at)
-        return data[at] == _POJO_PLAIN
-
-    def read(data: bytes, at: int) -> tuple[object, int]:
-        if not present(data, at):
-            return None, at + 1
-        at += 1
-        found: dict[str, object] = {}
-        for name, item in items:
-            found[name], at = item.read(data, at)
-        return found, at
-
-    def write(value: object, out: bytearray) -> None:
-        out.append(_POJO_NULL if value is None else _POJO_PLAIN)
-        if value is not None:
-            for (_, item), each in zip(items, _values(value, [name for name, _ in items], "pojo"), strict=True):
-                item.write(each, out)
-
-    def skip(data: bytes, at: int) -> int:
-        return skip_items(data, at + 1) if present(data, at) else at + 1
-
-    skip_items = _skip_all([item for _, item in items])
-    return Codec(read, write, skip, 1)
-
-
-def row_codec(fields: Named, kind_bits: int) -> Codec:
-    row = _Row(fields, kind_bits)
-    return Codec(row.read, row.write, row.skip, max(row.mask_bytes, 1))
-
-
-class _Row:
-    """A mask, first the kind of change with its low bit in front, then a bit for each field that is null."""
-
-    def __init__(self, fields: Named, kind_bits: int) -> None:
-        self.names = [name for name, _ in fields]
-        self.codecs = [_closed(field) for _, field in fields]
-        self.kind_bits = kind_bits
-        self.mask_bytes = (kind_bits + len(fields) + 7) // 8
-        self.spare_bits = 8 * self.mask_bytes - kind_bits - len(fields)
-
-    def mask(self, data: bytes, at: int) -> tuple[int, list[bool]]:
-        """The number of the kind, and which fields are null."""
-        if at + self.mask_bytes > len(data):
-            raise short(data, at, self.mask_bytes)
-        bits = int.from_bytes(data[at : at + self.mask_bytes], "big") >> self.spare_bits
-        nulls = [bool(bits >> place & 1) for place in reversed(range(len(self.codecs)))]
-        kind = bits >> len(self.codecs)
-        return kind >> 1 | (kind & 1) << 1, nulls
-
-    def read(self, data: bytes, at: int) -> tuple[object, int]:
-        kind, nulls = self.mask(data, at)
-        at += self.mask_bytes
-        found: dict[str, object] = dict.fromkeys(self.names)
-        for name, field, null in zip(self.names, self.codecs, nulls, strict=True):
-            if not null:
-                found[name], at = field.read(data, at)
-        if kind:
-            found["$kind"] = _KINDS[kind]
-        return found, at
-
-    def write(self, value: object, out: bytearray) -> None:
-        values = _values(value, self.names, "row")
-        kind = value.get("$kind", "+I") if isinstance(value, dict) else "+I"
-        if kind not in _KINDS or (kind != "+I" and not self.kind_bits):
-            raise mistyped(value, "row")
-        number = _KINDS.index(kind)
-        bits = (number & 1) << 1 | number >> 1
-        for each in values:
-            bits = bits << 1 | (each is None)
-        out += (bits << self.spare_bits).to_bytes(self.mask_bytes, "big")
-        for field, each in zip(self.codecs, values, strict=True):
-            if each is not None:
-                field.write(each, out)
-
-    def skip(self, data: bytes, at: int) -> int:
-        _, nulls = self.mask(data, at)
-        at += self.mask_bytes
-        for field, null in zip(self.codecs, nulls, strict=True):
-            if not null:
-                at = field.skip(data, at)
-        return at
-
-
-def _closed(codec: Codec) -> Codec:
+def closed(codec: Codec) -> Codec:
     """The codec, unless only the end of the bytes ends its values, and more has to come."""
     if not codec.open:
         return codec
@@ -342,12 +247,6 @@ def _sequence(value: object, name: str) -> list[object] | tuple[object, ...]:
     if not isinstance(value, list | tuple):
         raise mistyped(value, name)
     return value
-
-
-def _values(value: object, names: list[str], kind: str) -> list[object]:
-    if not isinstance(value, dict) or value.keys() - {"$kind"} != set(names):
-        raise mistyped(value, kind)
-    return [value[name] for name in names]
 
 
 def _frozen(value: object) -> object:

@@ -219,9 +219,13 @@ def _composed(
 def _read_pojo(cursor: Cursor, depth: int) -> DataType:
     class_name = cursor.utf("a class")
     fields = [(name, _read_field(value, depth)) for name, value in _read_map(cursor)]
-    _read_map(cursor)  # registered subclasses: a value of one says so
-    _read_map(cursor)  # other subclasses
-    return RecordOf(class_name, tuple(fields))
+    registered, others = ([_read_subclass(*entry, depth) for entry in _read_map(cursor)] for _ in range(2))
+    return RecordOf(class_name, tuple(fields), tuple(registered), tuple(others))
+
+
+def _read_subclass(name: str, value: Cursor | None, depth: int) -> RecordOf | Opaque:
+    found = _read_field(value, depth)
+    return found if isinstance(found, RecordOf) and found.class_name == name else Opaque(name)
 
 
 def _read_field(value: Cursor | None, depth: int) -> DataType:

@@ -16,9 +16,10 @@ from formats.types import Opaque, decode, describe, encode, is_known, parse, ski
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "flink-types" / "types.jsonl"
 LINES = {line["name"]: line for line in map(json.loads, GOLDEN.read_text("utf-8").splitlines())}
+INNER = "m: nullable<map<nullable<string>, long>>, x: double"
 ORDER = (
     "pojo<Types$Order; colour: enum<Types$Colour; RED, GREEN, BLUE>, count: int, id: long, "
-    "inner: pojo<Types$Inner; m: nullable<map<nullable<string>, long>>, x: double>, name: string, "
+    f"inner: pojo<Types$Inner; {INNER}>, name: string, "
     "tags: nullable<list<nullable<string>>>>"
 )
 SOME = {"a": 1, "b": None}
@@ -60,6 +61,8 @@ EXPECTED: dict[str, tuple[str, list[object]]] = {
         {"colour": "BLUE", "count": None, "id": 7, "inner": {"m": SOME, "x": 2.5}, "name": "n", "tags": ["a", "b"]},
         {"colour": None, "count": None, "id": 0, "inner": None, "name": None, "tags": None},
         None]),
+    "pojo-registered": (f"pojo<Types$Inner; {INNER}; pojo<Types$Special; extra: int, {INNER}>>", [
+        {"m": None, "x": 0.0}, {"$class": "Types$Special", "extra": 0, "m": None, "x": 0.0}]),
     "row": ("row<f0: string, f1: long>", [
         {"f0": "a", "f1": 1}, {"f0": None, "f1": 2}, {"f0": "b", "f1": None, "$kind": "-U"},
         {"f0": "b", "f1": None, "$kind": "+U"}, {"f0": "b", "f1": None, "$kind": "-D"}]),
@@ -94,10 +97,7 @@ OPAQUE = {
     "string-value": "opaque<org.apache.flink.types.StringValue>",
     "tuple0": "opaque<org.apache.flink.api.java.tuple.Tuple0>",
 }
-SUBCLASSES = {
-    "pojo-subclass": ORDER,
-    "pojo-registered": "pojo<Types$Inner; m: nullable<map<nullable<string>, long>>, x: double>",
-}
+SUBCLASSES = {"pojo-subclass": ORDER}
 ALIASES = {
     *(
         "void-namespace",
@@ -138,7 +138,7 @@ def test_a_snapshot_of_flink_is_this_type_and_its_values_are_these(name) -> None
     assert [encode(data_type, value) for value in values] == raws
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED.keys() - ALIASES - {"pojo"}))
+@pytest.mark.parametrize("name", sorted(EXPECTED.keys() - ALIASES - {"pojo", "pojo-registered"}))
 def test_a_type_is_written_as_flink_writes_it(name) -> None:
     buffer = Buffer()
     write_serializer(buffer, read(name))
@@ -155,7 +155,7 @@ def test_a_serializer_that_is_only_known_by_name_is_passed_over(name) -> None:
 
 
 @pytest.mark.parametrize("name", SUBCLASSES)
-def test_a_value_of_a_subclass_is_told(name) -> None:
+def test_a_value_of_a_subclass_that_was_not_yet_met_is_told(name) -> None:
     assert describe(read(name)) == SUBCLASSES[name]
     with pytest.raises(UnsupportedError, match="subclass"):
         decode(read(name), bytes.fromhex(LINES[name]["values"][-1]))

@@ -45,12 +45,14 @@ _leaves = (
 
 def _types(inner: st.SearchStrategy[DataType]) -> st.SearchStrategy[DataType]:
     fields = st.lists(st.tuples(_names, inner), max_size=3, unique_by=lambda field: field[0]).map(tuple)
+    subclass = st.builds(Opaque, _names) | st.builds(RecordOf, _names, fields)
+    subclasses = st.lists(subclass, max_size=2).map(tuple)
     return (
         st.builds(ListOf, inner)
         | st.builds(JoinedOf, inner)
         | st.builds(MapOf, inner, inner)
         | st.builds(TupleOf, st.lists(inner, min_size=1, max_size=3).map(tuple))
-        | st.builds(RecordOf, _names, fields)
+        | st.builds(RecordOf, _names, fields, subclasses, subclasses)
         | st.builds(RowOf, fields, st.booleans())
         | st.builds(TimerOf, inner, inner)
         | st.builds(NullableOf, inner, st.integers(0, 16))
@@ -160,6 +162,9 @@ def test_simple_values_survive(name) -> None:
         ("enum<C; A, B>", "B", "00000001"),
         ("pojo<C; a: byte, b: string>", {"a": None, "b": "x"}, "02 01 00 0278"),
         ("pojo<C; a: byte>", None, "01"),
+        ("pojo<A; ; pojo<B; b: byte>>", {"$class": "B", "b": 5}, "08 00 02 00 05"),
+        ("pojo<A; a: byte; ; pojo<B; b: byte>>", {"$class": "B", "b": 5}, "04 000142 02 00 05"),
+        ("pojo<A; ; pojo<B; b: byte>>", {}, "02"),
         ("row<a: byte, b: byte>", {"a": None, "b": 7}, "20 07"),
         ("row<a: byte>", {"a": 7, "$kind": "-U"}, "80 07"),
         ("row<a: byte>", {"a": 7, "$kind": "+U"}, "40 07"),
@@ -244,9 +249,14 @@ def test_opaque_bytes_hide_only_what_comes_after_them() -> None:
             decode(parse(text), b"\0\0\0\1" + bytes(20) if "pojo" not in text else b"\2\0xyz")
 
 
-def test_a_pojo_of_a_subclass_is_told() -> None:
-    with pytest.raises(UnsupportedError, match="subclass"):
-        decode(parse("pojo<C; a: byte>"), b"\4\0\1C\2")
+def test_a_pojo_of_a_subclass_that_is_not_told_of_is_refused() -> None:
+    for data in (b"\4\0\1C\2", b"\x08\0\2"):
+        with pytest.raises(UnsupportedError, match="subclass"):
+            decode(parse("pojo<A; a: byte>"), data)
+    with pytest.raises(CorruptError, match="flags 3"):
+        decode(parse("pojo<A; a: byte>"), b"\3\0\1")
+    with pytest.raises(InvalidInputError):
+        encode(parse("pojo<A; a: byte>"), {"$class": "B", "b": 1})
 
 
 @given(types, st.binary(max_size=60))
