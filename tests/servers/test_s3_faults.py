@@ -31,6 +31,7 @@ pytestmark = pytest.mark.lane("s3")
 
 FAULTS = 1000 if os.environ.get("EOCTL_TEST_ALL") == "1" else 50
 RENEWED = 25  # processes after which connections are made, and the endpoint is tried, anew
+CROWD = 0.3  # how often others act between two writers
 KEPT = 4  # checkpoints, before the oldest ones go
 LIMITS = Limits(connect_seconds=5, read_seconds=20, attempts=4, wait=lambda _: None)
 FILES = {name: noise(size, size) for name, size in (("a", 10), ("b", 3000), ("c", 90_000))}
@@ -138,12 +139,13 @@ def test_faults_on_the_wire_lose_nothing_and_invent_nothing(server: Server, betw
     world = Troubled(server, between, rng)
     open_writer(world.store, PIPELINE)
     while between.injected[fault] < FAULTS:
-        between.decide = seeded(rng, rng.choice([0.05, 0.2, 0.5]), fault)
+        between.decide = seeded(rng, rng.choice([0.1, 0.3, 0.5, 0.5]), fault)
         world.write()
         world.check()
         between.decide = lambda *_: None
-        world.others()
-        world.check()
+        if rng.random() < CROWD:
+            world.others()
+            world.check()
     world.check_bytes()
     assert world.commits > FAULTS // 25, "hardly anything came through"
     before = len(world.expected)
