@@ -108,7 +108,7 @@ def _rules(s3: S3Client) -> list[dict[str, Any]] | EoctlError:
     try:
         reply = s3.ask("GetBucketLifecycleConfiguration", s3.location.bucket)
     except EoctlError as error:
-        return [] if _NO_RULES in error.message else error
+        return [] if _NO_RULES in error.message or isinstance(error, UnsupportedRequestError) else error
     ours = s3.name("")
     return [rule for rule in reply.get("Rules", ()) if rule.get("Status") == "Enabled" and _meets(rule, ours)]
 
@@ -145,7 +145,10 @@ def _lifecycle(s3: S3Client, rules: list[dict[str, Any]] | EoctlError) -> Findin
 
 
 def _versioning(s3: S3Client, rules: list[dict[str, Any]] | EoctlError) -> Finding:
-    status = str(s3.ask("GetBucketVersioning", s3.location.bucket).get("Status", "off"))
+    try:
+        status = str(s3.ask("GetBucketVersioning", s3.location.bucket).get("Status", "off"))
+    except UnsupportedRequestError:
+        status = "off"
     if status != "Enabled":
         return Finding(check="versioning", state=State.OK, found=status.lower())
     if isinstance(rules, list) and any("NoncurrentVersionExpiration" in rule for rule in rules):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from eoctl.ambient import system_ambient
+from eoctl.services.doctor import examine
 from formats.errors import UnsafeBackendError
 from formats.ids import HashAlgorithm
 from storage.backend import Key, Place, version_of
@@ -81,6 +83,15 @@ def test_a_server_that_ignores_conditions_is_not_written_to_in_a_store_that_is_t
     with place.backend.open(key) as file:  # what is there can be read, and saved
         assert file.read() == b"1"
     shutil.rmtree(bucket / "tenant")
+
+
+def test_the_doctor_says_what_is_wrong_with_such_a_server(careless, place: Place) -> None:
+    found = examine(place, system_ambient())
+    states = {one.check: one.state.value for one in found.checks}
+    assert not found.ok
+    assert states["conditional writes"] == "bad"
+    assert {states[check] for check in ("credentials", "bucket", "clock", "lifecycle", "versioning")} == {"ok"}
+    assert files(careless[1]) == []
 
 
 def test_an_endpoint_is_tried_once_and_that_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
