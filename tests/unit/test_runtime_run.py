@@ -1,8 +1,10 @@
 """Pipelines from end to end: output, state and positions through runs, restores and rescales."""
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ from eoctl.runtime.audit import AuditLog, audit
 from eoctl.runtime.operators.keyed import KeyedContext, ListState, MapState, ValueState
 from eoctl.runtime.pipeline import Options, Pipeline, Stream
 from eoctl.runtime.recovery import Choice
-from eoctl.runtime.run import Finished, Request, run
+from eoctl.runtime.run import Finished, Request, Told, run
 from eoctl.runtime.sinks.files import Files
+from eoctl.runtime.sinks.protocol import Sink
+from eoctl.runtime.sinks.sqlite import SqliteTable
 from eoctl.runtime.sources.files import LineFiles, json_lines
 from eoctl.runtime.sources.generator import Generator
 from eoctl.runtime.windows import Session, Sliding, Tumbling, collecting, summing
-from formats.errors import CorruptError, IncompatibleError, UsageError
-from formats.ids import PipelineId
-from formats.manifest import Transaction
+from formats.errors import ConflictError, CorruptError, IncompatibleError, UsageError
+from formats.ids import BlobKey, PipelineId
+from formats.manifest import Transaction, blobs
+from storage import layout
 from storage.store import Store
 from tests.support.places import local_store
 
@@ -324,3 +329,60 @@ def test_cancelled_checkpoints_are_kept_unless_told_otherwise(store: Store, tmp_
     assert store.head(PipelineId("p")).head.live
     execute(store, build(retain=False), tmp_path, stop=lambda: True)
     assert not store.head(PipelineId("p")).head.live
+
+
+def damage(store: Store, label: str) -> None:
+    """A byte of a file that only this checkpoint has is wrong."""
+    head = store.head(PipelineId("p")).head
+    entry = next(entry for entry in head.live if entry.label == label)
+    others = {key for other in head.live if other is not entry for key in blobs(store.manifest(head, other))}
+    key = min(key for key in blobs(store.manifest(head, entry)) if key not in others)
+    path = Path(store.place.url) / str(layout.blob(PipelineId("p"), key))
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+
+
+def counting(tmp_path: Path, sink: Sink) -> Pipeline:
+    pipeline = Pipeline("p", options=Options(interval=0.0, batch_size=64))
+    made = Generator(make=lambda _, a, b: [(f"k{n}" * 30, n) for n in range(a, b)], count=4000)
+    pipeline.source("numbers", made).key_by(lambda record: record[0]).count("count").sink("out", sink)
+    return pipeline
+
+
+def upserts(tmp_path: Path) -> SqliteTable:
+    with closing(sqlite3.connect(tmp_path / "sink.db")) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS t (k TEXT PRIMARY KEY, n INTEGER)")
+    return SqliteTable(path=tmp_path / "sink.db", table="t", columns=("k", "n"), key=("k",))
+
+
+def test_a_damaged_checkpoint_is_passed_over_loudly_and_upserts_stay_exact(store: Store, tmp_path: Path) -> None:
+    execute(store, counting(tmp_path, upserts(tmp_path)), tmp_path)
+    newest, before = (entry.label for entry in reversed(store.head(PipelineId("p")).head.live[-2:]))
+    damage(store, newest)
+    told: list[Told] = []
+    finished = execute(store, counting(tmp_path, upserts(tmp_path)), tmp_path, on_start=told.append)
+    assert finished.restored == before
+    assert [passed.partition(":")[0] for passed in told[0].passed] == [f"p@{newest}"]
+    with closing(sqlite3.connect(tmp_path / "sink.db")) as database:
+        assert dict(database.execute("SELECT n, count(*) FROM t GROUP BY n")) == {1: 4000}
+
+
+def test_a_damaged_checkpoint_whose_output_is_visible_stops_a_sink_without_keys(store: Store, tmp_path: Path) -> None:
+    execute(store, counting(tmp_path, Files(tmp_path / "out")), tmp_path)
+    damage(store, store.head(PipelineId("p")).head.live[-1].label)
+    with pytest.raises(ConflictError, match="is visible and would come again"):
+        execute(store, counting(tmp_path, Files(tmp_path / "out")), tmp_path)
+    assert len(output(tmp_path)) == 4000
+
+
+def test_where_no_checkpoint_is_whole_nothing_runs(store: Store, tmp_path: Path) -> None:
+    rounds = iter([False, False])
+    execute(store, counting(tmp_path, upserts(tmp_path)), tmp_path, stop=partial(next, rounds, True))
+    head = store.head(PipelineId("p")).head
+    for entry in head.live:
+        path = Path(store.place.url) / str(layout.manifest(PipelineId("p"), BlobKey.parse(entry.manifest)))
+        path.chmod(0o644)
+        path.write_bytes(b"x")
+    with pytest.raises(CorruptError, match="no checkpoint of p can be restored"):
+        execute(store, counting(tmp_path, upserts(tmp_path)), tmp_path)

@@ -14,7 +14,9 @@ from eoctl.runtime.run import Request, run
 from eoctl.runtime.sinks.files import Files
 from eoctl.runtime.sources.generator import Generator
 from eoctl.runtime.state.backend import VOID, Restored, StateSpec, TableFile
+from eoctl.runtime.state.columns import batch_of
 from eoctl.runtime.state.heap import HeapState
+from eoctl.runtime.state.serializers import serializer
 from eoctl.runtime.windows import Tumbling
 from eoctl.services.checkpoint import Opened
 from formats.errors import IncompatibleError, InvalidInputError
@@ -214,3 +216,19 @@ def test_a_replay_gives_the_same_checkpoint_however_often_and_at_any_parallelism
     assert found[0]["positions"] == {"generator-0": 400, "generator-1": 400}
     assert len(found[0]["count"]) == 31
     assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("size", [3, 300])
+def test_columns_made_at_once_are_those_made_one_by_one(size: int) -> None:
+    rng = random.Random(size)
+    texts = ["".join(chr(rng.randrange(32, 127)) for _ in range(rng.randrange(126))) for _ in range(size)]
+    for keys in (texts, [*texts, "naïve"], [*texts, "x" * 200]):
+        values = [rng.randrange(-(1 << 63), 1 << 63) for _ in keys]
+        distinct = dict(zip(keys, values, strict=True))
+        batch = batch_of(COUNT, [(VOID, list(distinct), list(distinct.values()))], KeyGroups(100))
+        found = {row["key"]: (row["key_group"], row["value"]) for row in batch.to_pylist()}
+        key, value = serializer("string"), serializer("long")
+        groups = KeyGroups(100)
+        assert found == {key.encode(k): (groups.of(k), value.encode(v)) for k, v in distinct.items()}
+        order = [(row["key_group"], row["key"]) for row in batch.to_pylist()]
+        assert order == sorted(order)

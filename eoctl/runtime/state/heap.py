@@ -7,28 +7,25 @@ oldest, largest one is rewritten only after half of its size has been written be
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec.structs import replace
 
 from eoctl.runtime.keys import KeyGroups
 from eoctl.runtime.state.backend import Restored, StateSpec, TableFile
+from eoctl.runtime.state.columns import ABSENT, Change, batch_of, time_of
 from eoctl.runtime.state.serializers import Serializer, serializer
 from formats.errors import IncompatibleError
 from formats.keygroups import KeyGroupRange
 from formats.manifest import StateInfo
 from formats.sst import SortedTable, TableCodec, merge, merge_batches, write_table
-from formats.state import KEY_COLUMNS, StateSchema, row_schema
+from formats.state import StateSchema
 
 MERGE_RATIO = 0.5
-_ABSENT: Any = object()
-_SIGN = 1 << 63
-
-Row = tuple[Hashable, Hashable, Hashable, Any]  # namespace, key, map key, value or _ABSENT
 
 
 class HeapTable:
@@ -69,27 +66,25 @@ class HeapTable:
         self.view(namespace)[key] = value
         self._kept.add(namespace)
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[Change]:
         """The changes since the last call. Values that could be changed are in their bytes."""
-        rows: list[Row] = []
-        pairs = self.spec.kind in {"map", "timer"}
+        changes: list[Change] = []
         shared = self.spec.kind == "timer" or (self._value.immutable and self.spec.kind != "list")
+        encode: Callable[[Any], bytes] = self._value.join if self.spec.kind == "list" else self._value.encode
         for namespace, keys in self._changed.items():
-            values = self.data.get(namespace, {})
-            for key in keys:
-                value = values.get(key, _ABSENT)
-                if value is not _ABSENT and not shared:
-                    value = self._value.join(value) if self.spec.kind == "list" else self._value.encode(value)
-                if pairs:
-                    rows.append((namespace, key[0], key[1], value))  # type: ignore[index]  # as the kind promises
-                else:
-                    rows.append((namespace, key, None, value))
+            found = self.data.get(namespace, {})
+            places = list(keys)
+            values = list(map(found.get, places, repeat(ABSENT)))
+            if not shared:
+                values = [value if value is ABSENT else encode(value) for value in values]
+            if places:
+                changes.append((namespace, places, values))
             self._kept.add(namespace)
-            if not values:
+            if not found:
                 self.data.pop(namespace, None)
                 self._kept.discard(namespace)
         self._changed = {}
-        return rows
+        return changes
 
     def everything_changed(self) -> None:
         """Nothing on disk counts: the next checkpoint writes it all."""
@@ -143,7 +138,7 @@ class HeapState:
         return tuple(sorted(self._restored))
 
     def freeze(self) -> HeapFrozen:
-        taken = [(table.spec, rows) for table in self._tables.values() if (rows := table.take())]
+        taken = [(table.spec, changes) for table in self._tables.values() if (changes := table.take())]
         return HeapFrozen(self, taken)
 
     def describe(self) -> tuple[StateInfo, ...]:
@@ -161,11 +156,10 @@ class HeapState:
                 if path.name not in wanted:
                     path.unlink()
 
-    def write(self, spec: StateSpec, rows: list[Row]) -> None:
-        """The rows are in a table on disk, and neighbours are merged."""
+    def write(self, spec: StateSpec, changes: list[Change]) -> None:
+        """The changes are in a table on disk, and neighbours are merged."""
         files = self.files.setdefault(spec.name, [])
-        batch = _batch(spec, rows, self.groups)
-        files.append(self._write(spec, [batch]))
+        files.append(self._write(spec, [batch_of(spec, changes, self.groups)]))
         while len(files) > 1 and files[-1].bytes >= MERGE_RATIO * files[-2].bytes:
             newer, older = files[-1], files[-2]
             with (self.directory / newer.name).open("rb") as one, (self.directory / older.name).open("rb") as other:
@@ -193,13 +187,13 @@ class HeapState:
 class HeapFrozen:
     """Changes that wait to be written."""
 
-    def __init__(self, state: HeapState, taken: list[tuple[StateSpec, list[Row]]]) -> None:
+    def __init__(self, state: HeapState, taken: list[tuple[StateSpec, list[Change]]]) -> None:
         self._state = state
         self._taken = taken
 
     def write(self) -> tuple[TableFile, ...]:
-        for spec, rows in self._taken:
-            self._state.write(spec, rows)
+        for spec, changes in self._taken:
+            self._state.write(spec, changes)
         self._taken = []
         return tuple(file for files in self._state.files.values() for file in files)
 
@@ -211,54 +205,10 @@ def schema_of(spec: StateSpec) -> StateSchema:
     )
 
 
-def _itself(group: Hashable) -> int:
-    assert isinstance(group, int)
-    return group
-
-
-def _time_bytes(time: object) -> bytes:
-    """A timer's time: big-endian with the sign bit flipped, so that bytes sort as times."""
-    assert isinstance(time, int)
-    return ((time + _SIGN) & ((1 << 64) - 1)).to_bytes(8, "big")
-
-
-def _time_of(data: bytes) -> int:
-    return int.from_bytes(data, "big") - _SIGN
-
-
-def _batch(spec: StateSpec, rows: list[Row], groups: KeyGroups) -> pa.RecordBatch:
-    """The rows as sorted columns."""
-    key, namespace, value = serializer(spec.key).encode, serializer(spec.namespace).encode, serializer(spec.value)
-    group_of = groups.of if not spec.by_group else _itself
-    spaces: dict[Hashable, bytes] = {}
-    for row in rows:
-        if row[0] not in spaces:
-            spaces[row[0]] = namespace(row[0])
-    if spec.kind == "timer":
-        map_keys = [_time_bytes(row[2]) for row in rows]
-        values = [None if row[3] is _ABSENT else b"" for row in rows]
-    else:
-        map_key = serializer(spec.map_key).encode
-        map_keys = [map_key(row[2]) for row in rows] if spec.kind == "map" else [b""] * len(rows)
-        if value.immutable and spec.kind != "list":
-            values = [None if row[3] is _ABSENT else value.encode(row[3]) for row in rows]
-        else:
-            values = [None if row[3] is _ABSENT else row[3] for row in rows]
-    columns = [
-        pa.array([group_of(row[1]) for row in rows], pa.uint16()),
-        pa.array([key(row[1]) for row in rows], pa.binary()),
-        pa.array([spaces[row[0]] for row in rows], pa.binary()),
-        pa.array(map_keys, pa.binary()),
-        pa.array(values, pa.binary()),
-    ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=row_schema())
-    return batch.take(pc.sort_indices(batch, sort_keys=[(name, "ascending") for name in KEY_COLUMNS]))
-
-
 def _load(table: HeapTable, batches: Iterable[pa.RecordBatch]) -> None:
     spec = table.spec
     key, value = serializer(spec.key).decode, _reader(spec, serializer(spec.value))
-    map_key = _time_of if spec.kind == "timer" else serializer(spec.map_key).decode
+    map_key = time_of if spec.kind == "timer" else serializer(spec.map_key).decode
     pairs = spec.kind in {"map", "timer"}
     spaces: dict[bytes, Hashable] = {}
     for batch in batches:
