@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from eoctl.cli.quantities import human_bytes, plural
 if TYPE_CHECKING:
     from eoctl.engines.flink import FlinkSnapshot
     from eoctl.services.foreign_write import Written
+    from eoctl.services.savepoint_build import SnapshotSource
 
 app = typer.Typer()
 
@@ -128,7 +130,7 @@ def export(
     Files that it shares with other checkpoints are copied into it, parts of merged files as files of their own, and
     every handle is relative. Flink restores it from wherever it lies. With --canonical keyed state is written anew: of
     RocksDB for HashMap and the other way round, of the changelog backend with its changes replayed, and of Flink 2 for
-    1.20, whose RocksDB cannot open the newer tables.
+    1.20, whose RocksDB cannot open the newer tables. Of a pipeline of ours, or a portable savepoint, it is always so.
 
     Example:
         eoctl flink export /checkpoints/fd72014d4c864993a2e5a9287b4a9c5d/chk-7 --to ./alone
@@ -138,6 +140,16 @@ def export(
 
     invocation = invocation_of(ctx)
     target = Path(to).expanduser()
+    with _rows(invocation, snapshot, pipeline) as state:
+        if state is not None:
+            from eoctl.services.flink_from_state import export_state  # noqa: PLC0415  (start-up)
+
+            with _writing(invocation, target, "flink.export") as meter:
+                told = export_state(
+                    state, target, version=metadata_version, progress=partial(meter.bytes_so_far, total_bytes=0)
+                )
+            _answer(invocation, "flink.export", told, snapshot)
+            return
     with (
         _writing(invocation, target, "flink.export") as meter,
         _opened(invocation, snapshot, target, pipeline, map_paths) as source,
@@ -159,6 +171,35 @@ def _writing(invocation: Invocation, target: Path, command: str) -> Iterator[Met
         Meter(invocation, command, "copying") as meter,
     ):
         yield meter
+
+
+@contextmanager
+def _rows(invocation: Invocation, address: str, pipeline: str | None) -> Iterator[SnapshotSource | None]:
+    """What is no folder of Flink's, to be read by rows: a savepoint's folder, or a snapshot of the store. Else None."""
+    from eoctl.services.resolve import is_foreign, resolve  # noqa: PLC0415  (start-up)
+
+    if is_foreign(address):
+        from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
+        from formats.savepoint import HEAD_NAME  # noqa: PLC0415  (start-up)
+
+        if not (path_of(address) / HEAD_NAME).is_file():
+            yield None
+            return
+        from eoctl.services.savepoint_sources import source_at_path  # noqa: PLC0415  (start-up)
+
+        with source_at_path(path_of(address)) as source:
+            yield source
+        return
+    from eoctl.services.imported import is_of_flink  # noqa: PLC0415  (start-up)
+    from eoctl.services.savepoint_sources import source_of_snapshot  # noqa: PLC0415  (start-up)
+
+    store = invocation.open_store()
+    resolved = resolve(store, address, pipeline)
+    if is_of_flink(store, resolved):
+        yield None
+        return
+    with source_of_snapshot(store, resolved) as source:
+        yield source
 
 
 @contextmanager

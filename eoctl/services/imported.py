@@ -50,16 +50,20 @@ def metadata_file(state: OperatorState) -> StateFile:
     raise CorruptError(f"operator {state.uid or state.id} is a folder of Flink without {METADATA}")
 
 
+def is_of_flink(store: Store, resolved: Resolved) -> bool:
+    """The snapshot is a folder of Flink's, kept as one operator."""
+    return [state.engine.kind for state in store.manifest(resolved.head, resolved.entry).operators] == [KIND]
+
+
 @contextmanager
 def restored_beside(store: Store, resolved: Resolved, target: Path) -> Iterator[FlinkSnapshot]:
     """The snapshot's folder, restored beside `target` until the end of the context.
 
     Raises: UnsupportedError where it is not one of Flink; what a restore raises.
     """
-    manifest = store.manifest(resolved.head, resolved.entry)
-    if [state.engine.kind for state in manifest.operators] != [KIND]:
+    if not is_of_flink(store, resolved):
         raise UnsupportedError(
-            f"{resolved.address} is not a snapshot of Flink, but of {manifest.engine.kind}",
+            f"{resolved.address} is not a snapshot of Flink",
             hint="eoctl restore brings its files back",
         )
     with told(target):

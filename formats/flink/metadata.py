@@ -69,7 +69,7 @@ class Subtask(Struct, frozen=True, gc=False):
     raw_keyed: KeyedHandle | None = None
     inputs: tuple[ChannelHandle, ...] = ()
     outputs: tuple[ChannelHandle, ...] = ()
-    flags: int = 0b11  # which of the two operator handles Flink says are there: one that is may still be of tag 0
+    flags: int = 0  # operator handles that Flink says are there, and are of tag 0
 
 
 class Operator(Struct, frozen=True, gc=False):
@@ -213,7 +213,7 @@ def _read_subtask(cursor: Cursor, version: Version, parallelism: int) -> Subtask
         handle = None
         if _is_there(cursor):
             handle = read_operator_handle(cursor)
-            flags |= bit
+            flags |= bit if handle is None else 0
         handles.append(handle)
     return Subtask(
         index,

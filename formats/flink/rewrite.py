@@ -100,10 +100,6 @@ class _Changer:
 
     def _subtask(self, subtask: Subtask) -> Subtask:
         managed, raw = self._operator_handle(subtask.managed_operator), self._operator_handle(subtask.raw_operator)
-        flags = subtask.flags
-        for bit, before, now in ((1, subtask.managed_operator, managed), (2, subtask.raw_operator, raw)):
-            if before is not None and now is None:
-                flags &= ~bit
         return replace(
             subtask,
             managed_operator=managed,
@@ -112,7 +108,6 @@ class _Changer:
             raw_keyed=self._keyed(subtask.raw_keyed),
             inputs=tuple(map(self._channel, subtask.inputs)),
             outputs=tuple(map(self._channel, subtask.outputs)),
-            flags=flags,
         )
 
     def _stream(self, stream: StreamHandle | None) -> StreamHandle | None:

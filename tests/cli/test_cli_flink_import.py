@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eoctl.engines.flink import open_snapshot
+from eoctl.engines.flink_states import flink_states
 from formats.flink.handles import AbsoluteFile, Segment
 from formats.flink.metadata import read_metadata, streams_of
 from tests.cli.conftest import CommandLine
@@ -184,14 +185,47 @@ def test_what_is_damaged_or_wrong_is_not_taken_in(store: CommandLine, checkpoint
     assert answered(store, "checkpoint", "list")["snapshots"] == []
 
 
-def test_only_flinks_snapshots_are_exported(store: CommandLine, tmp_path: Path) -> None:
+def test_what_is_no_rows_of_state_is_not_exported(store: CommandLine, tmp_path: Path) -> None:
     source = tmp_path / "state"
     source.mkdir()
     (source / "file").write_text("x")
     store.ok("checkpoint", "create", source, "-p", "plain")
     done = store("flink", "export", "plain@1", "--to", tmp_path / "to")
-    assert (done.code, "not a snapshot of Flink" in done.err) == (14, True)
+    assert (done.code, "has what is no rows of state" in done.err) == (15, True)
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("case", ["a-crash", "a-finished-source", "a-flink120", "a-hashmap-snappy"])
+def test_a_portable_savepoint_becomes_a_canonical_one(store: CommandLine, tmp_path: Path, case: str) -> None:
+    newest = max(unpack(case, tmp_path).rglob("_metadata")).parent
+    portable, to = tmp_path / "portable", tmp_path / "to"
+    store.ok("savepoint", "create", newest, "--to", portable)
+    store.ok("savepoint", "create", newest, "-p", "orders", "--name", "kept")
+    for address, target in ((str(portable), to), ("orders@kept", tmp_path / "of-the-store")):
+        assert store("flink", "export", address, "--to", target).code == 0
+        assert rows_of(target) == rows_of(newest)
+        found = open_snapshot(target)
+        assert found.is_savepoint
+        known = {operator.id: operator for operator in open_snapshot(newest).metadata.operators}
+        for operator in found.metadata.operators:
+            assert operator.coordinator is None or operator.coordinator.data == known[operator.id].coordinator.data  # type: ignore[union-attr]  # both inline
+            assert operator.max_parallelism == 128
+    older = answered(store, "flink", "export", str(portable), "--to", tmp_path / "v4", "--metadata-version", "4")
+    assert older["metadata_version"] == 4
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str], list[Any]]:
+    """Operator and state -> type and rows; those of broadcast states without their order."""
+    snapshot = open_snapshot(folder)
+    found = {}
+    for operator in flink_states(snapshot.metadata, snapshot.paths.open):
+        for table in operator.tables:
+            rows = [row for batch in table.scan() for row in batch.to_pylist()]
+            if table.schema.kind == "broadcast":
+                rows.sort(key=lambda row: row["key"])
+            if rows:
+                found[operator.id, table.schema.name] = [table.schema, *rows]
+    return found
 
 
 def test_the_rows_in_the_store_are_those_of_the_folder(store: CommandLine, checkpoints: Path) -> None:

@@ -133,8 +133,7 @@ def subtasks_of_every_kind():
     handles += [{"managed_keyed": SavepointKeyGroups(0, (), stream)} for stream in STREAMS]
     handles += [{"inputs": CHANNELS}, {"outputs": CHANNELS[:1]}, {"finished": True}]
     for index, fields in enumerate(handles):
-        flags = bool(fields.get("managed_operator")) | bool(fields.get("raw_operator")) << 1
-        yield Subtask(index, **{"flags": 3 if fields.get("finished") else flags, **fields})
+        yield Subtask(index, **fields)
 
 
 def test_every_kind_of_handle_comes_back():
