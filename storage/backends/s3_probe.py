@@ -31,6 +31,7 @@ class SafetyProbe:
 
     def __init__(self, s3: S3Client, token: str, records: Path | None) -> None:
         self._s3 = s3
+        self._token = token
         self._key = Key(f"tmp/probe-{token}/HEAD")
         self._lock = threading.Lock()
         self._known = False
@@ -63,7 +64,7 @@ class SafetyProbe:
         if self._record is not None:
             with contextlib.suppress(OSError):  # a record only saves requests
                 self._record.parent.mkdir(parents=True, exist_ok=True)
-                temporary = self._record.with_suffix(f".{self._key.path.split('-')[1].partition('/')[0]}")
+                temporary = self._record.with_suffix(f".{self._token}")
                 temporary.write_bytes(_RECORD)
                 os.replace(temporary, self._record)
         return True

@@ -14,18 +14,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from storage.os_errors import told
+
 _PREFIX = "eoctl-scratch-"
 
 
 def scratch_directory() -> Path:
-    """A new, empty directory that nobody else can look into; of the process that asks, not of its children."""
-    _clear_leftovers(Path(tempfile.gettempdir()))
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = _locked(path)
-        if lock is not None:
-            atexit.register(_remove, path, lock, os.getpid())
-            return path
+    """A new, empty directory that nobody else can look into; of the process that asks, not of its children.
+
+    Raises: NoSpaceError, AccessDeniedError, UnavailableError.
+    """
+    with told("a temporary directory (TMPDIR)"):
+        _clear_leftovers(Path(tempfile.gettempdir()))
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            lock = _locked(path)
+            if lock is not None:
+                atexit.register(_remove, path, lock, os.getpid())
+                return path
 
 
 def _locked(path: Path) -> int | None:

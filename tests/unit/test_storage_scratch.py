@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.errors import UnavailableError
 from storage.backends.scratch import scratch_directory
 
 OPENED = "from storage.backends.scratch import scratch_directory\npath = scratch_directory()\nprint(path, flush=True)\n"
@@ -53,6 +54,12 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_of_the_li
         assert sorted(temporary.iterdir()) == sorted([stays, ours])
         living.communicate("\n")
     assert not stays.exists()
+
+
+def test_no_place_for_it_is_told_as_such(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "none"))
+    with pytest.raises(UnavailableError, match="No such file or directory"):
+        scratch_directory()
 
 
 def test_the_end_of_a_child_takes_nothing_from_its_parent() -> None:
