@@ -46,6 +46,7 @@ _FOOTER_BYTES = 53
 _OLD_MAGIC = 0xDB4775248B80FB57
 _PLAIN_MAGICS = {0x8242229663BF9564: "plain", 0x4F3418EB7A8F13B8: "plain", 0x926789D0C5F17873: "cuckoo"}
 _EXTENDED = b"\x3e\0\x7a\0"
+_GLOBAL_SEQUENCE = "rocksdb.external_sst_file.global_seqno"
 _BYTEWISE = "leveldb.BytewiseComparator"
 _KINDS = frozenset({PUT, DELETE, MERGE, SINGLE_DELETE})
 
@@ -115,7 +116,7 @@ class Table:
     @property
     def global_sequence(self) -> int:
         """Of all entries of an ingested file; 0: only the database's MANIFEST tells."""
-        raw = self.properties.get("rocksdb.external_sst_file.global_seqno", b"")
+        raw = self.properties.get(_GLOBAL_SEQUENCE, b"")
         return int.from_bytes(raw[:8], "little")
 
     @cached_property
@@ -174,8 +175,9 @@ class Table:
 
         Raises: as reading does; CorruptError, where they are not as many as the properties say.
         """
-        for handle in self._meta.values():
-            self._block(handle)
+        for name, handle in self._meta.items():
+            if name != "rocksdb.properties":  # read when this was made
+                self._block(handle)
         entries = sum(len(chunk.keys) for chunk in self.chunks()) + len(self.range_tombstones)
         if "rocksdb.num.entries" in self.properties and entries != self.entries:
             raise CorruptError(f"{self.what}: {entries} entries, and {self.entries} by its properties")
@@ -268,8 +270,22 @@ class Table:
             raise CorruptError(f"{self.what}: a table without properties")
         names: list[bytes] = []
         values: list[bytes] = []
-        read_entries(self._block(handle), names, values, self.what)
+        read_entries(self._properties_block(handle), names, values, self.what)
         return {name.decode("utf-8", "replace"): value for name, value in zip(names, values, strict=True)}
+
+    def _properties_block(self, handle: Handle) -> bytes:
+        """The block; RocksDB writes the sequence of an ingested file into it, whose checksum stays that of a zero."""
+        stored = self._read(handle.offset, handle.size + TRAILER_BYTES)
+        at = stored.find(_GLOBAL_SEQUENCE.encode()[-12:], 0, handle.size)
+        if at < 0:
+            return self._unpack(memoryview(stored), handle)
+        start = at + 12
+        as_written = stored[:start] + bytes(8) + stored[start + 8 :]
+        try:
+            content = self._unpack(memoryview(as_written), handle)
+        except CorruptError:
+            return self._unpack(memoryview(stored), handle)
+        return content[:start] + stored[start : start + 8] + content[start + 8 :]
 
     def _refuse_unknown(self) -> None:
         comparator = self._text("rocksdb.comparator")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from formats.rocksdb_merge import merge_tables
 from formats.rocksdb_sst import DELETE, MERGE, PUT, SINGLE_DELETE, Entry, RangeTombstone, Table, read_table
 from tests.support.tables import MAGIC, block, table
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "rocksdb-tables" / "tables.tar.xz"
 COMPRESSIONS = ["none", "snappy", "lz4", "lz4hc", "zstd", "zlib"]
 
 
@@ -24,6 +26,18 @@ def merged(*tables: bytes, joined_by: bytes | None = b",", start: bytes | None =
         for batch in batches
         for key, value in zip(batch["key"].to_pylist(), batch["value"].to_pylist(), strict=True)
     ]
+
+
+def golden(folder: str):
+    """The tables of a database, and what it held."""
+    with tarfile.open(GOLDEN) as archive:
+        files = {
+            each.name.removeprefix(f"{folder}/"): archive.extractfile(each).read()  # type: ignore[union-attr]  # a file
+            for each in archive
+            if each.name.startswith(f"{folder}/")
+        }
+    lines = files.pop("expected").decode().splitlines()
+    return list(files.values()), [tuple(bytes.fromhex(part) for part in line.split(" ")) for line in lines]
 
 
 def options(rocksdict, *, compression: str = "snappy", version: int = 5, checksum: str = "xxh3", parts: bool = False):
@@ -94,6 +108,24 @@ def test_the_newest_versions_in_several_tables_are_what_the_database_holds(tmp_p
     for start, stop in [(b"k0001", b"k0002"), (b"", b"k001"), (b"k002", b"l"), (b"z", b"zz"), (b"k000100", b"k000101")]:
         part = [(key, value) for key, value in expected if start <= key < stop]
         assert merged(*files, start=start, stop=stop) == part
+
+
+@pytest.mark.parametrize("folder", ["plain", "parts", "zstd", "ingested"])
+def test_what_an_iterator_of_flinks_rocksdb_gives_is_read_from_its_tables(folder) -> None:
+    files, expected = golden(folder)
+    kinds = {entry.kind for data in files for entry in read_table(Table(data))}
+    assert kinds == {PUT, DELETE, MERGE, SINGLE_DELETE} or folder == "zstd"
+    assert any(Table(data).range_tombstones for data in files) or folder == "zstd"
+    assert merged(*files) == merged(*reversed(files)) == expected
+    for data in files:
+        assert Table(data).verify() == Table(data).entries
+
+
+def test_a_table_whose_sequence_number_only_the_manifest_knows_is_refused() -> None:
+    files, _ = golden("ingested-unnumbered")
+    assert [Table(data).global_sequence for data in files if Table(data).is_ingested] == [0]
+    with pytest.raises(UnsupportedError, match="ingested"):
+        merged(*files)
 
 
 @pytest.mark.rocksdb
