@@ -38,25 +38,40 @@ def can_hash(schema: StateSchema) -> bool:
     return isinstance(key, Simple) and (key.name in _HASHES or key.name in _INTEGERS)
 
 
+def key_group(schema: StateSchema, key: bytes, max_parallelism: int) -> int:
+    """The group of one key. Raises: UnsupportedError, CorruptError."""
+    found = _key_type(schema)
+    value = decode(found, key)
+    if found.name in _INTEGERS:
+        assert isinstance(value, int)
+        return key_group_of(_folded(value & (1 << 64) - 1) if found.name == "long" else value, max_parallelism)
+    return key_group_of(_HASHES[found.name](value), max_parallelism)
+
+
 def key_groups(schema: StateSchema, keys: pa.Array, max_parallelism: int) -> pa.Array:
     """The group of each key. Raises: UnsupportedError where the hash of its class is not known here."""
     import pyarrow as pa  # noqa: PLC0415  (heavy)
 
-    key = parse(schema.key) if schema.key else None
-    if isinstance(key, Simple) and key.name in _INTEGERS:
-        return _of_integers(decode_column(key, keys), max_parallelism)
-    if not isinstance(key, Simple) or key.name not in _HASHES:
-        message = f"how keys of {schema.name} are hashed is not known: {schema.key or 'their type is not known'}"
-        raise UnsupportedError(message, hint="keep its max parallelism")
-    hashed = _HASHES[key.name]
+    found = _key_type(schema)
+    if found.name in _INTEGERS:
+        return _of_integers(decode_column(found, keys), max_parallelism)
+    hashed = _HASHES[found.name]
     known: dict[bytes, int] = {}
     groups = []
     for raw in keys.to_pylist():
         group = known.get(raw)
         if group is None:
-            group = known[raw] = key_group_of(hashed(decode(key, raw)), max_parallelism)
+            group = known[raw] = key_group_of(hashed(decode(found, raw)), max_parallelism)
         groups.append(group)
     return pa.array(groups, pa.uint16())
+
+
+def _key_type(schema: StateSchema) -> Simple:
+    found = parse(schema.key) if schema.key else None
+    if isinstance(found, Simple) and found.name in _INTEGERS | _HASHES.keys():
+        return found
+    message = f"how keys of {schema.name} are hashed is not known: {schema.key or 'their type is not known'}"
+    raise UnsupportedError(message, hint="keep its max parallelism")
 
 
 def misplaced(schema: StateSchema, batch: pa.RecordBatch, max_parallelism: int) -> int | None:

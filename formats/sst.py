@@ -11,6 +11,7 @@ Threads of pyarrow are not used: who wants several cores reads several tables.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -194,8 +195,16 @@ def select(batch: pa.RecordBatch, key_groups: KeyGroupRange | None, key: bytes |
             start = _count_below(batch, (key_groups.start, b"", b"", b""))
             batch = batch.slice(start, _count_below(batch, (key_groups.stop, b"", b"", b"")) - start)
     if key is not None and len(batch):
-        batch = batch.filter(pc.equal(batch["key"], key))
+        batch = batch.filter(pc.equal(batch["key"], bytes_scalar(key)))
     return batch
+
+
+def bytes_scalar(data: bytes) -> pa.Scalar:
+    """As `pa.scalar`, which imports pandas where that is installed: a third of a second."""
+    import pyarrow as pa  # noqa: PLC0415  (heavy)
+
+    offsets = pa.py_buffer(array("i", [0, len(data)]))
+    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(data)])[0]
 
 
 def merge(

@@ -14,7 +14,7 @@ from msgspec import Struct
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator
 from formats.datatype import parse
 from formats.errors import SnapshotNotFoundError, UnsupportedError, UsageError
-from formats.keygroup_columns import can_hash, key_groups
+from formats.keygroup_columns import can_hash, key_group
 from formats.keygroups import KeyGroupRange
 from formats.sst import select
 from formats.state import StateSchema, StateTable, row_schema
@@ -129,7 +129,7 @@ def scan(operator: SourceOperator, table: StateTable, wanted: Filter) -> Iterato
     groups = wanted.key_groups
     schema = table.schema
     if wanted.key is not None and groups is None and schema.keyed and limit and can_hash(schema):
-        group = _group_of(schema, wanted.key, limit)
+        group = key_group(schema, wanted.key, limit)
         groups = KeyGroupRange(group, group + 1)
     for batch in table.scan(groups, wanted.key):
         rows = select(batch, groups, wanted.key)
@@ -250,12 +250,6 @@ def _listed(operator: SourceOperator, schema: StateSchema | None) -> StateListRo
         parallelism=state.parallelism,
         max_parallelism=state.max_parallelism,
     )
-
-
-def _group_of(schema: StateSchema, key: bytes, max_parallelism: int) -> int:
-    import pyarrow as pa  # noqa: PLC0415  (heavy)
-
-    return int(key_groups(schema, pa.array([key], pa.binary()), max_parallelism)[0].as_py())
 
 
 def _begins(schema: StateSchema, keys: pa.Array, prefix: str | bytes) -> pa.Array:

@@ -3,7 +3,7 @@
     python -m scripts.benchmarks.savepoints                               # 1 and 10 million keys
     python -m scripts.benchmarks.savepoints --millions 1 10 50 --work DIR
 
-Two states of the same rows (a string of 20 bytes -> a long): sorted tables, of which a tenth of the rows is written
+Two states of the same rows (a long -> a long): sorted tables, of which a tenth of the rows is written
 again in a second table and a hundredth in a third, as a checkpoint of the runtime has them; and a RocksDB database.
 Commands run as processes of their own, with one process for the tables (`--executor 0`), their start included; the
 peak of memory is the process' own. Rates are by processor time, which other work on the machine changes little.
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -37,35 +38,30 @@ from formats.state import StateSchema, row_schema
 MILLION = 1_000_000
 STEP = MILLION // 4
 MAX_PARALLELISM = 128
-SCHEMA = StateSchema(name="total", kind="value", key="string", value="long")
+SCHEMA = StateSchema(name="total", kind="value", key="long", value="long")
 
 
-def keys_of(start: int, stop: int) -> pa.Array:
-    return pa.array([b"\x15customer-%011d" % number for number in range(start, stop)], pa.binary())
+def big_endian(numbers: pa.Array) -> pa.Array:
+    """Numbers as Flink writes them, 8 bytes each."""
+    data = array("q")
+    data.frombytes(memoryview(numbers.buffers()[1])[8 * numbers.offset : 8 * (numbers.offset + len(numbers))])
+    data.byteswap()
+    offsets = array("i", range(0, 8 * len(numbers) + 1, 8))
+    return pa.Array.from_buffers(pa.binary(), len(numbers), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def batches(numbers: range, level: int) -> Iterator[pa.RecordBatch]:
-    """The rows in order, each key group by itself; made from groups of all keys, held as numbers of 8 bytes."""
-    groups = pa.chunked_array(
-        [
-            key_groups(SCHEMA, keys_of(at, min(at + STEP, numbers.stop)), MAX_PARALLELISM)
-            for at in range(0, numbers.stop, STEP)
-        ]
-    )
-    for group in range(MAX_PARALLELISM):
-        chosen = pc.indices_nonzero(pc.equal(groups, group)).to_pylist()[:: numbers.step]
-        for at in range(0, len(chosen), STEP):
-            part = chosen[at : at + STEP]
-            count = len(part)
-            empty = pa.repeat(pa.scalar(b"", pa.binary()), count)
-            columns = [
-                pa.repeat(pa.scalar(group, pa.uint16()), count),
-                pa.array([b"\x15customer-%011d" % number for number in part], pa.binary()),
-                empty,
-                empty,
-                pa.array([struct.pack(">q", number * (level + 1)) for number in part], pa.binary()),
-            ]
-            yield pa.record_batch(columns, schema=row_schema())
+    """The rows in order of key group and key; the value of a row says the level that wrote it."""
+    keys = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(array("q", numbers))])
+    groups = [key_groups(SCHEMA, big_endian(keys.slice(at, STEP)), MAX_PARALLELISM) for at in range(0, len(keys), STEP)]
+    rows = pa.table({"group": pa.chunked_array(groups), "number": keys})
+    rows = rows.sort_by([("group", "ascending"), ("number", "ascending")]).combine_chunks()
+    for at in range(0, len(rows), STEP):
+        part = rows.slice(at, STEP).to_batches()[0]
+        empty = pa.repeat(pa.scalar(b"", pa.binary()), len(part))
+        values = big_endian(pc.multiply(part["number"], level + 1))
+        columns = [part["group"], big_endian(part["number"]), empty, empty, values]
+        yield pa.record_batch(columns, schema=row_schema())
 
 
 def make(work: Path, count: int) -> None:
@@ -80,7 +76,7 @@ def make(work: Path, count: int) -> None:
     for start in order:
         batch = WriteBatch(raw_mode=True)
         for number in range(start, min(start + STEP, count)):
-            batch.put(b"\x15customer-%011d" % number, struct.pack(">q", number))
+            batch.put(struct.pack(">q", number), struct.pack(">q", number))
         database.write(batch)
     database.flush()
     store = init_store(str(work / "store"))
@@ -148,7 +144,7 @@ def measure(work: Path, millions: int) -> None:
     assert found == count
     rate = count / iterate
     print(f"{millions} M  {'rocksdict, bare iteration':30} {iterate:15.2f} s  {rate / MILLION:5.2f} M/s", flush=True)
-    key = f"customer-{count // 3:011d}"
+    key = str(count // 3)
     own = count + count // 10 + count // 100
     cases: list[tuple[str, int, tuple[str, ...]]] = [
         ("savepoint create, own tables", own, ("savepoint", "create", "own@1", "--to", "out-own", "--executor", "0")),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from formats.datatype import Simple
 from formats.errors import UnsupportedError
-from formats.keygroup_columns import can_hash, key_groups, misplaced
+from formats.keygroup_columns import can_hash, key_group, key_groups, misplaced
 from formats.keygroups import java_string_hash, key_group_of
 from formats.state import StateSchema
 from formats.types import encode
@@ -24,6 +24,7 @@ def groups(name: str, values: list[object], limit: int) -> list[int]:
     schema = StateSchema(name="s", kind="value", key=name)
     keys = pa.array([encode(Simple(name), value) for value in values], pa.binary())
     found: list[int] = key_groups(schema, keys, limit).to_pylist()
+    assert found == [key_group(schema, key, limit) for key in keys.to_pylist()]
     return found
 
 
