@@ -23,7 +23,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from formats.binary import Cursor
 from formats.errors import CorruptError, UnsupportedError
@@ -49,6 +49,14 @@ _EXTENDED = b"\x3e\0\x7a\0"
 _GLOBAL_SEQUENCE = "rocksdb.external_sst_file.global_seqno"
 _BYTEWISE = "leveldb.BytewiseComparator"
 _KINDS = frozenset({PUT, DELETE, MERGE, SINGLE_DELETE})
+
+
+class Readable(Protocol):
+    """What a table is read from; a file that is open for reading bytes is one."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class Entry(NamedTuple):
@@ -85,10 +93,10 @@ class _Footer(NamedTuple):
 class Table:
     """One table file; the file is read when it is asked for, and must stay open."""
 
-    def __init__(self, data: BinaryIO | bytes, *, what: str = "table") -> None:
+    def __init__(self, data: Readable | bytes, *, what: str = "table") -> None:
         """Raises: CorruptError; UnsupportedError, where it is no table of a kind known here."""
         self.what = what
-        self._file = io.BytesIO(data) if isinstance(data, bytes) else data
+        self._file: Readable = io.BytesIO(data) if isinstance(data, bytes) else data
         self.size = self._file.seek(0, io.SEEK_END)
         self._footer = self._read_footer()
         self._meta = self._read_metaindex()

@@ -11,8 +11,7 @@ by the function that is given, when a table is scanned, and closed when it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -20,6 +19,7 @@ from formats.binary import Cursor
 from formats.datatype import DataType
 from formats.errors import CorruptError, UnsupportedError
 from formats.flink.canonical import read_canonical, write_canonical
+from formats.flink.file_pool import FilePool
 from formats.flink.handles import (
     Incremental,
     KeyedHandle,
@@ -191,11 +191,11 @@ class RocksdbSource(_Source):
         else:
             layout = self.layout(name)
         joined_by = b"," if state.options.get("KEYED_STATE_TYPE") == "LIST" or not state.serializers else None
-        with ExitStack() as stack:
+        with FilePool() as pool:
             tables = []
             for file in self._families.get(name, []):
-                data = stack.enter_context(self._open(_present(file.stream, file.name)))
-                tables.append(Table(data, what=f"{self.what}, {file.name}"))
+                stream = _present(file.stream, file.name)
+                tables.append(Table(pool.add(partial(self._open, stream)), what=f"{self.what}, {file.name}"))
             for start, stop in self._bounds(layout, groups, key):
                 pairs = merge_tables(tables, joined_by=joined_by, start=start, stop=stop)
                 yield from _of_key(_rows(pairs, layout, self.what), key)

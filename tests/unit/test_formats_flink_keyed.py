@@ -341,6 +341,28 @@ def test_tables_of_rocksdb_are_rows() -> None:
     assert rows(source.rows("timers", everything, None)) == [(1, text("k"), b"\0", TIMER[:8], b"")]
 
 
+def test_more_tables_than_may_be_open_are_read_a_few_at_a_time() -> None:
+    count, most, now = 200, 0, 0
+
+    class Counted(io.BytesIO):
+        def close(self) -> None:
+            nonlocal now
+            now -= not self.closed
+            super().close()
+
+    def opened_counting(handle) -> io.BytesIO:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        return Counted(handle.data)
+
+    entries = [sst("total", (b"\1" + text(f"k{n % 50:03}") + b"\0", n + 1, PUT, long(n))) for n in range(count)]
+    source = RocksdbSource(incremental(*entries), opened_counting, 128, "x")
+    found = rows(source.rows("total", KeyGroupRange(0, 128), None))
+    assert [value for *_, value in found] == [long(n) for n in range(150, 200)]
+    assert (now, most) == (0, 64)
+
+
 def test_merge_operands_outside_of_a_list_are_refused() -> None:
     source = RocksdbSource(incremental(sst("total", (b"\1" + text("a") + b"\0", 5, MERGE, long(1)))), opened, 128, "x")
     with pytest.raises(UnsupportedError, match="not a list"):
