@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,14 @@ import typer
 from eoctl.cli import exit_codes
 from eoctl.cli.completion import complete_pipelines, complete_snapshots
 from eoctl.cli.foreign import MapPaths
+from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
 from eoctl.cli.mappings import AllowNonRestored, Drop, MapFile, Merge, Remap, mapping_of, move_lines
 from eoctl.cli.output import Output, fields_of
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.quantities import human_bytes, human_seconds, plural, timestamp
 from eoctl.cli.state_sources import StateSnapshot, opened_state
-from formats.errors import UsageError
+from formats.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from eoctl.cli.invocation import Invocation
@@ -88,6 +90,7 @@ def create(
         _plan(invocation, snapshot, pipeline, mapping, map_paths)
         return
     with (
+        _told(name or to or snapshot),
         opened_state(invocation, snapshot, pipeline, held=True, map_paths=map_paths) as source,
         executor_of(executor, state_bytes(source)) as pool,
     ):
@@ -105,6 +108,16 @@ def create(
         lambda: _created_lines(created, invocation.out),
         brief=lambda: [created.snapshot.address],
     )
+
+
+def _told(what: str) -> AbstractContextManager[None]:
+    """An interrupt says that the savepoint is there whole or not at all, and how to see which."""
+    unknown = f"{what} was made whole, or not at all"
+
+    def look() -> str:
+        raise UnavailableError(unknown)
+
+    return told_by(look, unknown=unknown, hint="eoctl savepoint list, or look at the folder")
 
 
 def _plan(
@@ -276,7 +289,8 @@ def export(
     store = invocation.open_store()
     resolved = resolve(store, snapshot, pipeline)
     target = Path(to).expanduser()
-    row = folder_row(target, export_savepoint(store, resolved, target))
+    with _told(to):
+        row = folder_row(target, export_savepoint(store, resolved, target))
     line = f"{resolved.address} is in {to}: {human_bytes(row.full_bytes)} in {plural(row.files, 'file')}"
     invocation.out.answer(
         "savepoint.export", {"source": resolved.address, **fields_of(row)}, lambda: [line], brief=lambda: [to]
@@ -309,7 +323,9 @@ def import_savepoint(
     invocation = invocation_of(ctx)
     path = Path(folder).expanduser()
     owner = PipelineId(pipeline or read_head(path).pipeline)
-    created = import_folder(invocation.open_store(), owner, name, path, tuple(tags or ()))
+    store = invocation.open_store()
+    with _told(f"{owner}@{name}"):
+        created = import_folder(store, owner, name, path, tuple(tags or ()))
     invocation.out.answer(
         "savepoint.import",
         _document(created),

@@ -147,6 +147,7 @@ def measure(work: Path, millions: int) -> None:
     key = str(count // 3)
     own = count + count // 10 + count // 100
     cases: list[tuple[str, int, tuple[str, ...]]] = [
+        ("state list: start and files", 1, ("state", "list", "own@1")),
         ("savepoint create, own tables", own, ("savepoint", "create", "own@1", "--to", "out-own", "--executor", "0")),
         ("savepoint create, RocksDB", count, ("savepoint", "create", "rocksdb@1", "--to", "out-db", "--executor", "0")),
         ("state count, own tables", own, ("state", "count", "own@1")),
