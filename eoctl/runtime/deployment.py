@@ -32,6 +32,19 @@ MakeState: TypeAlias = Callable[[Path, Node, str], StateBackend]
 _Channels: TypeAlias = dict[tuple[str, int, str, int, int], Channel]
 
 
+def _heap(directory: Path, node: Node, prefix: str) -> StateBackend:
+    return HeapState(directory, node.max_parallelism, prefix)
+
+
+def _rocksdb(directory: Path, node: Node, prefix: str) -> StateBackend:
+    from eoctl.runtime.state.rocksdb import RocksState  # noqa: PLC0415  (an extra)
+
+    return RocksState(directory, node.max_parallelism, prefix) if node.keyed else _heap(directory, node, prefix)
+
+
+BACKENDS: dict[str, MakeState] = {"heap": _heap, "rocksdb": _rocksdb}
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """How a graph runs. `alignment_timeout_seconds`: 0 is unaligned from the first barrier, None never."""
 
@@ -40,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_size: int = 2048
     channel_capacity: int = CAPACITY
     at_most_once: bool = False
-    make_state: MakeState = lambda directory, node, prefix: HeapState(directory, node.max_parallelism, prefix)
+    make_state: MakeState = _heap
 
 
 def deploy(

@@ -169,6 +169,7 @@ class Executor:
     def close(self) -> None:
         """Readers and writers hold nothing open."""
         for subtask in self.subtasks:
+            subtask.state.close()
             if subtask.reading is not None:
                 subtask.reading.close()
             if subtask.second_phase is not None:

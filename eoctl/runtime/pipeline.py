@@ -20,7 +20,7 @@ from msgspec import Struct
 from eoctl.runtime.alignment import Mode
 from eoctl.runtime.coordinator import Rules
 from eoctl.runtime.deduplication import BloomPlan
-from eoctl.runtime.deployment import Settings
+from eoctl.runtime.deployment import BACKENDS, Settings
 from eoctl.runtime.graph import Edge, Graph, Guarantee, Node, Partition, Reading, Work, Working, Writing, check_graph
 from eoctl.runtime.operators.deduplicate import BloomDeduplication, ExactDeduplication
 from eoctl.runtime.operators.join import IntervalJoin
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How a pipeline runs and takes checkpoints. Seconds; `alignment_timeout` 0 is unaligned, None never."""
+    """How a pipeline runs and takes checkpoints. Seconds; `alignment_timeout` 0 is unaligned, None never.
+
+    `state`: `heap`, or `rocksdb` for state beyond memory.
+    """
 
     interval: float = 10.0
     timeout: float = 600.0
@@ -52,6 +55,7 @@ class Options(Struct, frozen=True, kw_only=True):
     batch_size: int = 2048
     channel_capacity: int = 8
     retain_on_cancellation: bool = True
+    state: str = "heap"
 
 
 class Pipeline:
@@ -72,6 +76,8 @@ class Pipeline:
         self._parallelism = parallelism
         self._max_parallelism = max_parallelism
         self._nodes: list[Node] = []
+        if self.options.state not in BACKENDS:
+            raise UsageError(f"no such state backend: {self.options.state!r}", hint="heap or rocksdb")
         if self.options.alignment_timeout is not None and self.options.max_concurrent > 1:
             raise UsageError(
                 "unaligned checkpoints overtake each other where several are under way", hint="max_concurrent=1"
@@ -148,6 +154,7 @@ class Pipeline:
             alignment_timeout_seconds=self.options.alignment_timeout if exactly else None,
             batch_size=self.options.batch_size,
             channel_capacity=self.options.channel_capacity,
+            make_state=BACKENDS[self.options.state],
             at_most_once=self.guarantee is Guarantee.AT_MOST_ONCE,
         )
 

@@ -103,7 +103,7 @@ def _operator(node: Node, parts: Mapping[Ref, SubtaskFiles], ingest: Ingest) -> 
         name=node.uid,
         parallelism=node.parallelism,
         max_parallelism=node.max_parallelism,
-        engine=ENGINE,
+        engine=mine[0].engine,
         subtasks=tuple(subtasks),
         states=mine[0].states,
     )

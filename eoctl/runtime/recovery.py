@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
 from msgspec import Struct
 
 from eoctl.runtime.coordinator import Ref
@@ -19,7 +18,7 @@ from eoctl.runtime.graph import Graph, Node, Writing
 from eoctl.runtime.publishing import WATERMARK
 from eoctl.runtime.sinks.protocol import CommitPermit, Delivery, SinkContext
 from eoctl.runtime.sinks.second_phase import Note
-from eoctl.runtime.state.backend import Restored, StateBackend, TableFile, directory_of
+from eoctl.runtime.state.backend import OldState, StateBackend, directory_of
 from eoctl.services.checkpoint import Opened
 from eoctl.services.resolve import Resolved, resolve
 from formats.errors import ConflictError, CorruptError, IncompatibleError, SnapshotNotFoundError
@@ -27,7 +26,6 @@ from formats.head import HeadEntry
 from formats.inflight import InFlight, read_inflight
 from formats.keygroups import KeyGroupRange, range_of
 from formats.manifest import Manifest, OperatorState, Transaction
-from formats.sst import SortedTable
 from storage.blobs import Blobs
 from storage.edits import fenced
 from storage.extract import Extraction
@@ -188,32 +186,25 @@ def restore_state(loaded: Loaded, node: Node, subtask: int, backend: StateBacken
         return
     key_groups = range_of(subtask, node.parallelism, node.max_parallelism) if node.keyed else None
     in_place = node.uid in loaded.in_place
-    adopted: list[TableFile] = []
-    restored: list[Restored] = []
-    for old in state.subtasks:
-        if in_place and old.index != subtask:
-            continue
-        if key_groups is not None and old.key_groups is not None and not _meets(key_groups, old.key_groups):
-            continue
-        tables: dict[str, list[SortedTable]] = {}
-        for file in old.files:
-            if file.role not in {"keyed", "timer"}:
-                continue
-            path = loaded.folders[node.uid] / str(old.index) / file.name
-            table = SortedTable(pa.memory_map(str(path)), file.name)
-            name = table.schema.name
-            tables.setdefault(name, []).append(table)
-            timer = table.schema.kind == "timer"
-            adopted.append(TableFile(file.name, name, table.rows, file.bytes, table.sequence, timer=timer))
-        for name, found in tables.items():
-            restored.append(Restored(name, tuple(sorted(found, key=lambda one: -one.sequence))))
-    backend.restore(restored, key_groups)
-    if in_place:
-        backend.adopt(tuple(adopted))
+    old = [
+        OldState(loaded.folders[node.uid] / str(one.index), one.files, in_place)
+        for one in state.subtasks
+        if (one.index == subtask if in_place else _concerns(key_groups, one.key_groups))
+    ]
+    _check_engine(backend, state)
+    backend.load(old, key_groups)
 
 
-def _meets(ours: KeyGroupRange, theirs: tuple[int, int]) -> bool:
-    return ours.start < theirs[1] and theirs[0] < ours.stop
+def _concerns(ours: KeyGroupRange | None, theirs: tuple[int, int] | None) -> bool:
+    return ours is None or theirs is None or (ours.start < theirs[1] and theirs[0] < ours.stop)
+
+
+def _check_engine(backend: StateBackend, state: OperatorState) -> None:
+    if any(one.files for one in state.subtasks) and state.engine.kind != backend.engine.kind:
+        raise IncompatibleError(
+            f"the state of {state.uid} is of {state.engine.kind}, and is to be restored into {backend.engine.kind}",
+            hint="choose the state backend that it was saved with",
+        )
 
 
 def settle(opened: Opened, graph: Graph, loaded: Loaded | None, choice: Choice, note: Note) -> dict[Ref, str]:

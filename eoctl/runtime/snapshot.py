@@ -13,7 +13,7 @@ from eoctl.runtime.records import Batch
 from eoctl.runtime.sources.protocol import Position
 from eoctl.runtime.state.backend import Frozen, TableFile
 from formats.inflight import InFlight, write_inflight
-from formats.manifest import StateInfo, Transaction
+from formats.manifest import Engine, StateInfo, Transaction
 
 
 class SubtaskFiles(Struct, frozen=True, kw_only=True):
@@ -24,6 +24,7 @@ class SubtaskFiles(Struct, frozen=True, kw_only=True):
     directory: Path
     tables: tuple[TableFile, ...]
     states: tuple[StateInfo, ...]
+    engine: Engine
     in_flight: str = ""  # a file name
     in_flight_bytes: int = 0
     offsets: Mapping[str, Position] | None = None  # of a source
@@ -36,7 +37,7 @@ class SubtaskFiles(Struct, frozen=True, kw_only=True):
 
     @property
     def names(self) -> frozenset[str]:
-        names = {table.name for table in self.tables}
+        names = {self.directory.name, *(table.name for table in self.tables)}
         return frozenset(names | {self.in_flight} if self.in_flight else names)
 
 
@@ -77,8 +78,8 @@ class Taken(Struct, kw_only=True):
 
     subtask: Ref
     checkpoint: int
-    directory: Path
     frozen: Frozen
+    engine: Engine
     states: tuple[StateInfo, ...]
     captured: Capture
     name: str  # of the in-flight file
@@ -91,13 +92,15 @@ class Taken(Struct, kw_only=True):
     def write(self) -> SubtaskFiles:
         """It is on local disk. Runs in the background."""
         tables = self.frozen.write()
-        in_flight_bytes = self.captured.write(self.directory / self.name)
+        directory = self.frozen.directory
+        in_flight_bytes = self.captured.write(directory / self.name)
         return SubtaskFiles(
             subtask=self.subtask,
             checkpoint=self.checkpoint,
-            directory=self.directory,
+            directory=directory,
             tables=tables,
             states=self.states,
+            engine=self.engine,
             in_flight=self.name if in_flight_bytes else "",
             in_flight_bytes=in_flight_bytes,
             offsets=self.offsets,

@@ -242,8 +242,8 @@ class Subtask:
         taken = Taken(
             subtask=self.ref,
             checkpoint=checkpoint,
-            directory=self.directory,
             frozen=self.state.freeze(),
+            engine=self.state.engine,
             states=self.state.describe(),
             captured=Capture(),
             name=f"{self._prefix}{checkpoint:08d}.inflight",

@@ -155,6 +155,42 @@ def test_functions_have_state_of_every_kind_and_timers(store: Store, tmp_path: P
     assert sum(row[3] for row in output(tmp_path, "whole")) == 200
 
 
+@pytest.mark.rocksdb
+def test_state_in_rocksdb_is_the_same_through_restores_and_rescales(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("rocksdict")
+
+    def build(name: str, parallelism: int, state: str) -> Pipeline:
+        options = Options(interval=0.0, batch_size=32, state=state)
+        pipeline = Pipeline(name, parallelism=parallelism, options=options)
+        keyed = source(pipeline, 300, 1).key_by(lambda record: record[0], type="string")
+        keyed.process(
+            "function",
+            function,
+            states=[ValueState("total", "long"), ListState("seen", "long"), MapState("by", "long", "long")],
+            on_timer=on_timer,
+        ).sink("a", Files(tmp_path / name))
+        keyed.count("count").sink("b", Files(tmp_path / name))
+        keyed.window("windows", Tumbling(500)).sink("c", Files(tmp_path / name))
+        keyed.deduplicate("once", 300).sink("d", Files(tmp_path / name))
+        return pipeline
+
+    execute(store, build("whole", 1, "heap"), tmp_path)
+    run_in_parts(store, lambda parallelism: build("parts", parallelism, "rocksdb"), tmp_path, (2, 2, 3, 1))
+    assert output(tmp_path, "parts") == output(tmp_path, "whole")
+    assert len(output(tmp_path, "whole")) > 400
+    with pytest.raises(IncompatibleError, match="is of rocksdb, and is to be restored into eoctl"):
+        execute(store, build("parts", 1, "heap"), tmp_path)
+
+
+@pytest.mark.rocksdb
+def test_a_checkpoint_of_rocksdb_shares_its_tables_with_the_one_before(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("rocksdict")
+    pipeline = counting(tmp_path, upserts(tmp_path), state="rocksdb")
+    execute(store, pipeline, tmp_path)
+    live = store.head(PipelineId("p")).head.live
+    assert any(entry.referenced_files for entry in live)
+
+
 def test_state_with_a_time_to_live_is_gone_after_it(store: Store, tmp_path: Path) -> None:
     def seen(context: KeyedContext, record: Any) -> list[Any]:
         before = context.state("last").get()
@@ -343,8 +379,8 @@ def damage(store: Store, label: str) -> None:
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
 
 
-def counting(tmp_path: Path, sink: Sink) -> Pipeline:
-    pipeline = Pipeline("p", options=Options(interval=0.0, batch_size=64))
+def counting(tmp_path: Path, sink: Sink, state: str = "heap") -> Pipeline:
+    pipeline = Pipeline("p", options=Options(interval=0.0, batch_size=64, state=state))
     made = Generator(make=lambda _, a, b: [(f"k{n}" * 30, n) for n in range(a, b)], count=4000)
     pipeline.source("numbers", made).key_by(lambda record: record[0]).count("count").sink("out", sink)
     return pipeline

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from formats.keygroups import KeyGroupRange
-from formats.manifest import StateInfo
+from formats.manifest import Engine, StateFile, StateInfo
 from formats.sst import SortedTable
 
 VOID = None  # the namespace of state that has only one; a zero byte on disk, as Flink writes it
@@ -59,6 +59,14 @@ class Restored(Struct, frozen=True):
     tables: tuple[SortedTable, ...]
 
 
+class OldState(Struct, frozen=True):
+    """What an earlier subtask left: its files in `folder`. `in_place`: it is this subtask, and goes on with them."""
+
+    folder: Path
+    files: tuple[StateFile, ...]
+    in_place: bool
+
+
 class Table(Protocol):
     """One state."""
 
@@ -82,7 +90,10 @@ class Table(Protocol):
 
 
 class Frozen(Protocol):
-    """The changes up to one moment."""
+    """The changes up to one moment. Its files lie in `directory`."""
+
+    @property
+    def directory(self) -> Path: ...
 
     def write(self) -> tuple[TableFile, ...]:
         """The tables on disk that are the state of that moment. Called once, in the order of freezing."""
@@ -96,12 +107,11 @@ class StateBackend(Protocol):
         """The state of that name, with what was restored of it. Raises: IncompatibleError."""
         ...
 
-    def restore(self, found: Iterable[Restored], key_groups: KeyGroupRange | None) -> None:
-        """Tables hold what was found, of these key groups. Before the first `table`."""
-        ...
+    @property
+    def engine(self) -> Engine: ...
 
-    def adopt(self, files: tuple[TableFile, ...]) -> None:
-        """What was restored lies in these files here, as it is: changes come on top of them."""
+    def load(self, old: Iterable[OldState], key_groups: KeyGroupRange | None) -> None:
+        """Tables hold what was found, of these key groups. Before the first `table`."""
         ...
 
     def freeze(self) -> Frozen:
@@ -119,6 +129,8 @@ class StateBackend(Protocol):
     def sweep(self, keep: frozenset[str]) -> None:
         """Local files that neither the state nor a checkpoint under way (`keep`) needs are gone."""
         ...
+
+    def close(self) -> None: ...
 
 
 def directory_of(root: Path, operator_id: str, subtask: int) -> Path:

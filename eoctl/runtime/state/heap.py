@@ -16,12 +16,12 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from eoctl.runtime.keys import KeyGroups
-from eoctl.runtime.state.backend import Restored, StateSpec, TableFile
+from eoctl.runtime.state.backend import OldState, Restored, StateSpec, TableFile
 from eoctl.runtime.state.columns import ABSENT, Change, batch_of, time_of
 from eoctl.runtime.state.serializers import Serializer, serializer
 from formats.errors import IncompatibleError
 from formats.keygroups import KeyGroupRange
-from formats.manifest import StateInfo
+from formats.manifest import Engine, StateInfo
 from formats.sst import SortedTable, TableCodec, merge, merge_batches, write_table
 from formats.state import StateSchema
 
@@ -99,12 +99,30 @@ class HeapState:
         self.groups = KeyGroups(max_parallelism)
         self.codec: TableCodec = codec
         self.files: dict[str, list[TableFile]] = {}  # by state, oldest first; only the writing thread changes it
+        self.engine = Engine(kind="eoctl")
         self._prefix = prefix
         self._sequence = 0
         self._tables: dict[str, HeapTable] = {}
         self._restored: dict[str, list[Restored]] = {}
         self._key_groups: KeyGroupRange | None = None
         self._adopted = False
+
+    def load(self, old: Iterable[OldState], key_groups: KeyGroupRange | None) -> None:
+        files: list[TableFile] = []
+        restored: list[Restored] = []
+        for one in old:
+            tables: dict[str, list[SortedTable]] = {}
+            for file in one.files:
+                if file.role in {"keyed", "timer"}:
+                    table = SortedTable(pa.memory_map(str(one.folder / file.name)), file.name)
+                    name, timer = table.schema.name, table.schema.kind == "timer"
+                    tables.setdefault(name, []).append(table)
+                    files.append(TableFile(file.name, name, table.rows, file.bytes, table.sequence, timer=timer))
+            for name, found in tables.items():
+                restored.append(Restored(name, tuple(sorted(found, key=lambda table: -table.sequence))))
+            if one.in_place:
+                self.adopt(tuple(files))
+        self.restore(restored, key_groups)
 
     def restore(self, found: Iterable[Restored], key_groups: KeyGroupRange | None) -> None:
         self._key_groups = key_groups
@@ -156,6 +174,9 @@ class HeapState:
                 if path.name not in wanted:
                     path.unlink()
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def write(self, spec: StateSpec, changes: list[Change]) -> None:
         """The changes are in a table on disk, and neighbours are merged."""
         files = self.files.setdefault(spec.name, [])
@@ -189,6 +210,7 @@ class HeapFrozen:
 
     def __init__(self, state: HeapState, taken: list[tuple[StateSpec, list[Change]]]) -> None:
         self._state = state
+        self.directory = state.directory
         self._taken = taken
 
     def write(self) -> tuple[TableFile, ...]:

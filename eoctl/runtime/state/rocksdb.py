@@ -1,0 +1,273 @@
+"""The RocksDB backend: state beyond memory; a checkpoint is a checkpoint of RocksDB, whose tables the store shares.
+
+One database for each subtask, one column family for each state. A key is Flink's: key group (2 bytes, big-endian), key,
+namespace, map key; so Flink's tools and ours read it. Freezing flushes and hard-links; nothing is copied, and what the
+store has already is not uploaded again. Needs rocksdict.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from eoctl.runtime.keys import KeyGroups
+from eoctl.runtime.state.backend import OldState, StateSpec, TableFile, View
+from eoctl.runtime.state.columns import time_bytes, time_of
+from eoctl.runtime.state.serializers import serializer
+from formats.errors import IncompatibleError
+from formats.keygroups import KeyGroupRange
+from formats.manifest import Engine, StateInfo
+
+Rdict: TypeAlias = Any  # of rocksdict, an extra, whose keys and values are of any type
+
+GROUP_BYTES = 2
+_SPEC = "eoctl.spec:"  # + name, in the default column family: how a state was declared
+
+
+class RocksView(MutableMapping[Hashable, Any]):
+    """The entries of one namespace."""
+
+    def __init__(self, table: RocksTable, namespace: Hashable) -> None:
+        self._table = table
+        self._suffix = table.namespace.encode(namespace)
+
+    def __getitem__(self, place: Hashable) -> Any:  # noqa: ANN401  (what was put in)
+        found = self._table.family.get(self._key(place))
+        if found is None:
+            raise KeyError(place)
+        return self._table.decode(found)
+
+    def __setitem__(self, place: Hashable, value: Any) -> None:  # noqa: ANN401  (anything the type can hold)
+        self._table.family[self._key(place)] = self._table.encode(value)
+
+    def __delitem__(self, place: Hashable) -> None:
+        key = self._key(place)
+        if self._table.family.get(key) is None:
+            raise KeyError(place)
+        del self._table.family[key]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        for key in list(self._table.family.keys()):
+            space, place = self._table.parse(key)
+            if space == self._suffix:
+                yield place
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _key(self, place: Hashable) -> bytes:
+        return self._table.key(self._suffix, place)
+
+
+class RocksTable:
+    """One state."""
+
+    def __init__(self, spec: StateSpec, family: Rdict, groups: KeyGroups) -> None:
+        self.spec = spec
+        self.family = family
+        self.namespace = serializer(spec.namespace)
+        self._groups = groups
+        self._keys = serializer(spec.key)
+        self._map_keys = serializer(spec.map_key)
+        self._values = serializer(spec.value)
+        self._views: dict[Hashable, RocksView] = {}
+
+    def view(self, namespace: Hashable) -> View:
+        if namespace not in self._views:
+            self._views[namespace] = RocksView(self, namespace)
+        return self._views[namespace]
+
+    def touched(self, namespace: Hashable, keys: Iterable[Hashable]) -> None:
+        """It is in the database already."""
+
+    def drop(self, namespace: Hashable) -> None:
+        suffix = self.namespace.encode(namespace)
+        for key in list(self.family.keys()):
+            if self.parse(key)[0] == suffix:
+                del self.family[key]
+        self._views.pop(namespace, None)
+
+    def namespaces(self) -> Iterator[Hashable]:
+        spaces = {self.parse(key)[0] for key in self.family.keys()}  # noqa: SIM118  (no mapping)
+        return iter([self.namespace.decode(space) for space in sorted(spaces)])
+
+    def key(self, suffix: bytes, place: Hashable) -> bytes:
+        """The database's key."""
+        key: Any = place
+        map_key: Any = None
+        if self.spec.kind in {"map", "timer"}:
+            assert isinstance(place, tuple)
+            key, map_key = place
+        group = key if self.spec.by_group else self._groups.of(key)
+        head = group.to_bytes(GROUP_BYTES, "big") + self._keys.encode(key) + suffix
+        if self.spec.kind == "timer":
+            return head + time_bytes(map_key)
+        return head + self._map_keys.encode(map_key) if self.spec.kind == "map" else head
+
+    def parse(self, data: bytes) -> tuple[bytes, Any]:
+        """The namespace's bytes, and the place within it."""
+        key, at = self._keys.read(data, GROUP_BYTES)
+        _, end = self.namespace.read(data, at)
+        if self.spec.kind == "timer":
+            return data[at:end], (key, time_of(data[end:]))
+        if self.spec.kind == "map":
+            return data[at:end], (key, self._map_keys.decode(data[end:]))
+        return data[at:end], key
+
+    def encode(self, value: Any) -> bytes:  # noqa: ANN401  (anything the type can hold)
+        if self.spec.kind == "timer":
+            return b""
+        return self._values.join(value) if self.spec.kind == "list" else self._values.encode(value)
+
+    def decode(self, data: bytes) -> Any:  # noqa: ANN401  (what was put in)
+        if self.spec.kind == "timer":
+            return True
+        return self._values.split(data) if self.spec.kind == "list" else self._values.decode(data)
+
+
+class RocksState:
+    """Keyed state of one subtask in a database below `directory`."""
+
+    engine = Engine(kind="rocksdb")
+
+    def __init__(self, directory: Path, max_parallelism: int, prefix: str) -> None:
+        self.directory = directory
+        self._groups = KeyGroups(max_parallelism)
+        self._prefix = prefix
+        self._number = self._written = 0
+        self._tables: dict[str, RocksTable] = {}
+        self._opened: Rdict | None = None
+
+    @property
+    def _database(self) -> Rdict:
+        if self._opened is None:
+            self._opened = _open(self.directory / "db")
+        return self._opened
+
+    def load(self, old: Iterable[OldState], key_groups: KeyGroupRange | None) -> None:
+        for number, one in enumerate(old):
+            names = [file.name for file in one.files if file.role == "keyed"]
+            if not names:
+                continue
+            path = self.directory / "db" if one.in_place else self.directory / f"old-{number}"
+            path.mkdir(parents=True)
+            for name in names:
+                if one.in_place:
+                    (one.folder / name).rename(path / name)
+                elif name.endswith(".sst"):
+                    (path / name).hardlink_to(one.folder / name)
+                else:
+                    shutil.copyfile(one.folder / name, path / name)  # the database writes into it when it is opened
+            if not one.in_place:
+                self._take_over(path, key_groups)
+                shutil.rmtree(path)
+
+    def _take_over(self, path: Path, key_groups: KeyGroupRange | None) -> None:
+        """The rows of another subtask's database that are ours now."""
+        source = _open(path)
+        for name in _names(source):
+            target, family = self._family(name), source.get_column_family(name)
+            for key, value in family.items():
+                if key_groups is None or int.from_bytes(key[:GROUP_BYTES], "big") in key_groups:
+                    target[key] = value
+        for key, value in source.items():
+            self._database[key] = value
+        source.close()
+
+    def table(self, spec: StateSpec) -> RocksTable:
+        if spec.name not in self._tables:
+            declared, known = _told(spec), self._database.get(f"{_SPEC}{spec.name}".encode())
+            if known is not None and known != declared:
+                message = (
+                    f"state {spec.name!r} was saved as {known.decode()}, and is now declared as {declared.decode()}"
+                )
+                raise IncompatibleError(message, hint="give the new form another name, or the old type back")
+            self._tables[spec.name] = RocksTable(spec, self._family(spec.name), self._groups)
+            self._database[f"{_SPEC}{spec.name}".encode()] = declared
+        return self._tables[spec.name]
+
+    def unclaimed(self) -> tuple[str, ...]:
+        names = [] if self._opened is None and not (self.directory / "db").is_dir() else _names(self._database)
+        return tuple(sorted(set(names) - set(self._tables)))
+
+    def freeze(self) -> RocksFrozen:
+        from rocksdict import Checkpoint  # noqa: PLC0415  (an extra)
+
+        if not self._tables:
+            return RocksFrozen(self, self._number, self.directory, ())
+        self._number += 1
+        path = self.directory / f"{self._prefix}{self._number:08d}"
+        Checkpoint(self._database).create_checkpoint(str(path))
+        names = sorted(file.name for file in path.iterdir() if file.name != "LOCK")
+        files = tuple(TableFile(name, "", 0, 0, self._number) for name in names)
+        return RocksFrozen(self, self._number, path, files)
+
+    def describe(self) -> tuple[StateInfo, ...]:
+        infos = []
+        for name, table in sorted(self._tables.items()):
+            spec = table.spec
+            types = {"key": spec.key, "namespace": spec.namespace, "map_key": spec.map_key, "value": spec.value}
+            infos.append(StateInfo(name=name, kind=spec.kind, properties={k: v for k, v in types.items() if v}))
+        return tuple(infos)
+
+    def sweep(self, keep: frozenset[str]) -> None:
+        # What was frozen after the last write is not known to anybody yet.
+        written = {f"{self._prefix}{number:08d}" for number in range(self._written + 1)}
+        for path in self.directory.glob(f"{self._prefix}*") if self.directory.is_dir() else ():
+            if path.is_dir() and path.name in written - keep:
+                shutil.rmtree(path)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def wrote(self, number: int) -> None:
+        self._written = number
+
+    def _family(self, name: str) -> Rdict:
+        if name in _names(self._database):
+            return self._database.get_column_family(name)
+        return self._database.create_column_family(name, _options())
+
+
+class RocksFrozen:
+    """A checkpoint of the database."""
+
+    def __init__(self, state: RocksState, number: int, directory: Path, files: tuple[TableFile, ...]) -> None:
+        self.directory = directory
+        self._state = state
+        self._number = number
+        self._files = files
+
+    def write(self) -> tuple[TableFile, ...]:
+        self._state.wrote(self._number)
+        return self._files
+
+
+def _options() -> Any:  # noqa: ANN401  (rocksdict is an extra)
+    from rocksdict import Options  # noqa: PLC0415  (an extra)
+
+    return Options(raw_mode=True)
+
+
+def _open(path: Path) -> Rdict:
+    from rocksdict import Rdict as Database  # noqa: PLC0415  (an extra)
+
+    path.mkdir(parents=True, exist_ok=True)
+    names = Database.list_cf(str(path), _options()) if (path / "CURRENT").exists() else []
+    families = {name: _options() for name in names if name != "default"}
+    options = _options()
+    options.create_if_missing(True)  # noqa: FBT003  (its form)
+    return Database(str(path), options, column_families=families or None)
+
+
+def _names(database: Rdict) -> list[str]:
+    """States that the database holds: those whose declaration is there."""
+    return [key[len(_SPEC) :].decode() for key, _ in database.items() if key.startswith(_SPEC.encode())]
+
+
+def _told(spec: StateSpec) -> bytes:
+    return f"{spec.kind}<{spec.key}, {spec.namespace}, {spec.map_key}, {spec.value}>".encode()
