@@ -71,7 +71,7 @@ def create_in_store(source: SnapshotSource, store: Store, name: str, wish: Wish)
         head = _built(folder, source, moves, wish)
         if head.hash != store.hash:
             head = _rehashed(folder, head, store.hash)
-        row = _commit(store, pipeline, name, folder, head, wish.tags)
+        row = _commit(store, pipeline, name, folder, head, wish.tags, link=True)
         return _created(row, head, move_rows(source, moves), store.ambient.elapsed() - began)
 
 
@@ -209,7 +209,7 @@ def import_folder(
         raise CorruptError(f"{folder}/{first.path}: {first.reason}", hint=f"eoctl savepoint verify {folder}")
     if head.hash != store.hash:
         head = _rehashed(folder, head, store.hash)
-    row = _commit(store, pipeline, name, folder, head, tags)
+    row = _commit(store, pipeline, name, folder, head, tags, link=False)
     moved = move_rows(source, plan_remap(names_of(source), OperatorMapping()))
     return _created(row, head, moved, store.ambient.elapsed() - began)
 
@@ -298,9 +298,16 @@ def _check_free(store: Store, pipeline: PipelineId, name: str) -> None:
 
 
 def _commit(
-    store: Store, pipeline: PipelineId, name: str, folder: Path, head: SavepointHead, tags: tuple[str, ...]
+    store: Store,
+    pipeline: PipelineId,
+    name: str,
+    folder: Path,
+    head: SavepointHead,
+    tags: tuple[str, ...],
+    *,
+    link: bool,
 ) -> SnapshotRow:
-    """The files of the folder are stored, and a savepoint."""
+    """The files of the folder are stored, and a savepoint. `link`: the folder is ours, so its files may be shared."""
     store.make_pipeline(pipeline)
     session = Session(store, pipeline)
     began = store.ambient.elapsed()
@@ -310,7 +317,7 @@ def _commit(
     sources = [file for file in tree.files if file.name in digests]
 
     def manifest(session: Session) -> Manifest:
-        ingest = Ingest(session=session, checkpoint=number, link=True, tally=Tally())
+        ingest = Ingest(session=session, checkpoint=number, link=link, tally=Tally())
         stored = {file.name: file for file in ingest.tree(folder, sources, {}, "opaque")}
         for path, digest in digests.items():
             if path not in stored or stored[path].digest != digest:

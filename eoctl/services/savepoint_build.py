@@ -7,7 +7,6 @@ tables of a snapshot into the table of the savepoint. The bytes do not depend on
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -272,7 +271,7 @@ def _carry(folder: Path, identity: str, operator: SourceOperator) -> tuple[list[
         found = []
         for file in files:
             path = f"{identity}/{below}/{file.name}"
-            _link(operator.files / below / file.name, folder / path)
+            _copy(operator.files / below / file.name, folder / path)
             found.append(SavepointFile(path=path, bytes=file.bytes, digest=file.digest, role=file.role))
         return tuple(found)
 
@@ -290,13 +289,11 @@ def _carry(folder: Path, identity: str, operator: SourceOperator) -> tuple[list[
     return kept, list(taken(operator.state.coordinator, COORDINATOR))
 
 
-def _link(file: Path, target: Path) -> None:
+def _copy(file: Path, target: Path) -> None:
+    """Never a link: the file may be the store's own, or somebody's who writes into it again."""
     with told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copyfile(file, target)
+        shutil.copyfile(file, target)
 
 
 _RUNS = ".runs"

@@ -344,3 +344,20 @@ def test_a_dry_run_of_a_restore_shows_the_plan_and_writes_nothing(eoctl_with_sta
         ["clicks", "clicks", "kept"],
     ]
     assert not Path("target").exists()
+
+
+def test_no_folder_shares_a_file_with_the_store(orders: CommandLine) -> None:
+    """`big` is a blob of its own: were it linked, whoever writes into the folder would write into the store."""
+    orders.ok("savepoint", "create", "orders@2", "--name", "kept")
+    orders.ok("savepoint", "create", "orders@2", "--to", "written")
+    orders.ok("savepoint", "export", "orders@kept", "--to", "exported")
+    orders.ok("savepoint", "create", "./exported", "--name", "again", "-p", "other")
+    orders.ok("savepoint", "import", "./written", "--name", "taken", "-p", "third")
+    orders.ok("restore", "./written", "--to", "by-rows")
+    for folder in ("written", "exported", "by-rows"):
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        assert [path for path in files if path.stat().st_nlink > 1] == []
+        for path in files:
+            path.write_bytes(b"somebody writes here")
+    for address in ("orders@kept", "other@again", "third@taken", "orders@2"):
+        orders.ok("checkpoint", "verify", address, "--level", "full", "-q")
