@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from eoctl.engines.flink import METADATA
 from eoctl.services.foreign_write import Written
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator
 from formats.binary import Buffer
-from formats.datatype import DataType, parse
+from formats.datatype import DataType, JoinedOf, NullableOf, describe, parse
 from formats.errors import IncompatibleError
 from formats.flink.handles import Inline, Mode, OperatorHandle, RelativeFile, SavepointKeyGroups, StreamHandle
 from formats.flink.key_layout import layout_of
@@ -25,15 +28,19 @@ from formats.flink.writer import write_metadata
 from formats.ids import OperatorId
 from formats.keygroups import KeyGroupRange, range_of
 from formats.savepoint import COORDINATOR
-from formats.state import StateTable
+from formats.state import StateSchema, StateTable
 from storage.extract import fresh_directory, sync_tree
 from storage.os_errors import told
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 VERSION = 6
 DEFAULT_MAX_PARALLELISM = 128  # of Flink, for few subtasks
 
 _MODES = {"operator-list": Mode.SPLIT, "operator-union": Mode.UNION, "broadcast": Mode.BROADCAST}
 _TIMERS = "_timer_state/"
+_THERE, _NOTHING = b"\0", b""
 
 
 def export_state(
@@ -87,7 +94,7 @@ class _Writer:
 
     def operator(self, source: SourceOperator) -> Operator:
         state = source.state
-        tables = source.open()
+        tables = [_in_flinks_form(table) for table in source.open()]
         most = state.max_parallelism or DEFAULT_MAX_PARALLELISM
         parallelism = min(max(state.parallelism, 1), most)
         keyed = [table for table in tables if table.schema.keyed and self._is_flinks(table, source)]
@@ -165,6 +172,39 @@ class _Writer:
         self.bytes += size
         self._progress(self.bytes)
         return RelativeFile(place.name, size)
+
+
+class _Rewritten:
+    """A table of ours as Flink would have it: values of a map say that they are there."""
+
+    def __init__(self, table: StateTable, schema: StateSchema) -> None:
+        self.schema = schema
+        self._table = table
+
+    def scan(self, key_groups: KeyGroupRange | None = None, key: bytes | None = None) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa  # noqa: PLC0415  (heavy)
+        import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
+
+        for batch in self._table.scan(key_groups, key):
+            if self.schema.kind != "map":
+                yield batch
+                continue
+            flagged = pc.binary_join_element_wise(pa.scalar(_THERE, pa.binary()), batch["value"], _NOTHING)
+            place = batch.schema.get_field_index("value")
+            yield batch.set_column(place, batch.schema.field(place), flagged)
+
+
+def _in_flinks_form(table: StateTable) -> StateTable:
+    """Our runtime's lists name the type of an element, and its maps hold no null; the bytes are else the same."""
+    schema = table.schema
+    if schema.kind not in {"list", "map"} or not schema.value:
+        return table
+    value = parse(schema.value)
+    if schema.kind == "list" and not isinstance(value, JoinedOf):
+        return _Rewritten(table, replace(schema, value=describe(JoinedOf(value))))
+    if schema.kind == "map" and not isinstance(value, NullableOf):
+        return _Rewritten(table, replace(schema, value=describe(NullableOf(value))))
+    return table
 
 
 def _rows_of(tables: Sequence[StateTable], parallelism: int) -> list[list[list[tuple[bytes, bytes]]]]:

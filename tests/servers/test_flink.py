@@ -10,7 +10,7 @@ import pytest
 from eoctl.cli.main import main
 from eoctl.engines.flink import open_snapshot
 from tests.support.flink import JOB, unpack
-from tests.support.flink_oracle import Oracle
+from tests.support.flink_oracle import Oracle, totals
 
 CANNOT_MAP = "Cannot map checkpoint/savepoint state for operator"
 MISSING = "FileNotFoundException"
@@ -193,3 +193,43 @@ def test_a_savepoint_of_another_max_parallelism_is_restored_with_that(flink: Ora
     flink.restores(tmp_path / "to", AT_500, max_parallelism=256)
     flink.restores(tmp_path / "to", AT_500, max_parallelism=256, flink="1.20")
     flink.refuses(tmp_path / "to", because="Max parallelism mismatch")
+
+
+OURS = """
+from eoctl import Files, ListState, MapState, Pipeline, ValueState, json_lines
+
+pipeline = Pipeline("shop")
+
+
+def count(context, record):
+    number, sums, counts = record["n"], context.state("total"), context.state("per-item")
+    sums.set(sums.get(0) + number)
+    counts.put(f"item-{number % 5}", counts.get_entry(f"item-{number % 5}", 0) + 1)
+    if number % 50 == 0:
+        context.state("recent").append(f"order-{number}")
+
+
+states = [ValueState("total", "long"), MapState("per-item", "string", "long"), ListState("recent", "string")]
+numbers = pipeline.source("numbers", json_lines("in/*.jsonl"))
+users = numbers.key_by(lambda record: f"user-{record['n'] * 7 % 211}", type="string")
+users.process("order-totals", count, states=states).sink("out", Files("out"))
+"""
+
+
+@pytest.mark.parametrize("version", ["2.3", "1.20"])
+def test_a_pipeline_of_ours_goes_on_in_flink(
+    flink: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setenv("EOCTL_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    emitted = [*range(500), *range(4000, 4500)]
+    (tmp_path / "in" / "numbers.jsonl").write_text("".join(f'{{"n": {number}}}\n' for number in emitted))
+    (tmp_path / "ours.py").write_text(OURS)
+    eoctl("store", "init")
+    eoctl("run", "ours.py")
+    eoctl("flink", "export", "shop@latest", "--to", tmp_path / "to", "--metadata-version", "4")
+    answer = flink.ask(tmp_path / "to", flink=version, backend="hashmap")
+    assert answer.code == 0, answer.failure
+    assert sorted(answer.told["restored"]) == sorted(totals(emitted))
+    flink.refuses(tmp_path / "to", flink=version, uids={"order-totals": "totals"}, because=CANNOT_MAP)

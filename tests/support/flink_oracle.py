@@ -104,10 +104,10 @@ class Oracle:
         assert answer.code == 0, answer.failure
         emitted = [*range(positions[0]), *range(HALF, HALF + positions[1])]
         if not in_flight:
-            assert sorted(answer.told["restored"]) == sorted(_totals(emitted))
+            assert sorted(answer.told["restored"]) == sorted(totals(emitted))
             assert sorted(answer.told["timer"]) == sorted(_timers(emitted))
             assert sum(int(count) for _, count in answer.told["audit"]) == len(emitted)
-        assert sorted(answer.told["final"]) == sorted(_totals(range(NUMBERS)))
+        assert sorted(answer.told["final"]) == sorted(totals(range(NUMBERS)))
         assert {user for user, _ in answer.told["fired"]} == {_user(number) for number in range(NUMBERS)}
         assert set(answer.told.get("rule", [])) in (set(), {(f"rule-{rule}", str(100 * rule)) for rule in range(6)})
         windows = {(user, int(start)): int(total) for user, start, total in answer.told["window"]}
@@ -146,7 +146,7 @@ def _user(number: int) -> str:
     return f"user-{number * 7 % USERS}"
 
 
-def _totals(numbers: Iterable[int]) -> Iterator[tuple[str, ...]]:
+def totals(numbers: Iterable[int]) -> Iterator[tuple[str, ...]]:
     """User, total, items, recent orders, as the job tells them."""
     by_user: dict[str, list[int]] = {}
     for number in numbers:

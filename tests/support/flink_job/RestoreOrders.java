@@ -234,6 +234,8 @@ public final class RestoreOrders {
                 .fromSource(new NumberSequenceSource(0, NUMBERS - 1), times, "orders-source").uid(uid("orders-source"))
                 .map(new ToOrder()).returns(Types.TUPLE(Types.STRING, Types.STRING, Types.LONG)).uid(uid("orders-parse"))
                 .keyBy((KeySelector<Tuple3<String, String, Long>, String>) order -> order.f0, Types.STRING);
+        // In this order: records in flight are found again by the numbers of the edges that they were on.
+        DataStream<String> totals = orders.transform("totals", Types.STRING, new TellingOperator(new Totals())).uid(uid("order-totals"));
         DataStream<String> windows = orders.window(TumblingEventTimeWindows.of(java.time.Duration.ofSeconds(600)))
                 .reduce(
                         (ReduceFunction<Tuple3<String, String, Long>>) (one, two) -> Tuple3.of(one.f0, "sum", one.f2 + two.f2),
@@ -248,8 +250,7 @@ public final class RestoreOrders {
         BroadcastStream<Long> rules = environment
                 .fromSource(new NumberSequenceSource(0, 5), WatermarkStrategy.noWatermarks(), "rules-source").uid(uid("rules-source"))
                 .broadcast(RULES);
-        DataStream<String> checked = orders.transform("totals", Types.STRING, new TellingOperator(new Totals())).uid(uid("order-totals"))
-                .map(new Audit()).uid(uid("order-audit"))
+        DataStream<String> checked = totals.map(new Audit()).uid(uid("order-audit"))
                 .connect(rules).process(new Rules()).uid(uid("order-rules"));
         DataStream<String> all = checked.union(windows);
         if (WISHES.containsKey("sink")) {
