@@ -16,7 +16,7 @@ from eoctl.cli.output import Form, fields_of, to_json, write
 from eoctl.cli.parameters import Pipeline
 from eoctl.cli.quantities import human_bytes, plural
 from eoctl.cli.state_sources import Operator, Scratch, State, StateSnapshot, opened_state
-from eoctl.cli.state_tables import diff_lines, row_table, word
+from eoctl.cli.state_tables import diff_lines, row_table, state_columns, word
 from eoctl.cli.table import Column
 
 if TYPE_CHECKING:
@@ -50,29 +50,26 @@ def list_states(
     Example:
         eoctl state list orders@latest
     """
+    from eoctl.services.resolve import is_foreign, resolve  # noqa: PLC0415  (start-up)
     from eoctl.services.state import list_states as states_of  # noqa: PLC0415  (start-up)
+    from eoctl.services.state import listed_in  # noqa: PLC0415  (start-up)
 
     invocation = invocation_of(ctx)
-    with opened_state(invocation, snapshot, pipeline, map_paths=map_paths) as source:
-        rows = states_of(source)
-        columns = [
-            Column(title="OPERATOR", cells=[row.operator for row in rows], least=8),
-            Column(title="STATE", cells=[row.name for row in rows], least=8),
-            Column(title="KIND", cells=[row.kind for row in rows]),
-            Column(title="KEY", cells=[row.key for row in rows], least=6),
-            Column(title="NAMESPACE", cells=[row.namespace for row in rows], least=6, optional=True),
-            Column(title="MAP KEY", cells=[row.map_key for row in rows], least=6, optional=True),
-            Column(title="VALUE", cells=[row.value for row in rows], least=6),
-            Column(title="PARALLELISM", short_title="PAR", cells=[str(row.parallelism) for row in rows], right=True),
-            Column(title="MAX", cells=[str(row.max_parallelism) for row in rows], right=True),
-        ]
-        invocation.out.answer(
-            "state.list",
-            {"snapshot": source.address, "states": rows},
-            lambda: invocation.out.table_or_notice(columns, f"no state in {snapshot}"),
-            rows="states",
-            brief=lambda: (f"{row.operator}/{row.name}" for row in rows),
-        )
+    address, rows = snapshot, None
+    if not is_foreign(snapshot):
+        store = invocation.open_store()
+        resolved = resolve(store, snapshot, pipeline)
+        address, rows = resolved.address, listed_in(store.manifest(resolved.head, resolved.entry))
+    if rows is None:
+        with opened_state(invocation, snapshot, pipeline, map_paths=map_paths) as source:
+            rows = states_of(source)
+    invocation.out.answer(
+        "state.list",
+        {"snapshot": address, "states": rows},
+        lambda: invocation.out.table_or_notice(state_columns(rows), f"no state in {snapshot}"),
+        rows="states",
+        brief=lambda: (f"{row.operator}/{row.name}" for row in rows),
+    )
 
 
 @app.command("get")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from eoctl.cli.output import GREEN, RED, YELLOW, Output, to_json
@@ -10,8 +10,23 @@ from eoctl.cli.quantities import human_bytes
 from eoctl.cli.table import Column, clean
 
 if TYPE_CHECKING:
-    from eoctl.services.state import ChangedRow, StateDifference
+    from eoctl.services.state import ChangedRow, StateDifference, StateListRow
     from formats.state_text import Row
+
+
+def state_columns(rows: Sequence[StateListRow]) -> list[Column]:
+    """OPERATOR STATE KIND KEY NAMESPACE MAP KEY VALUE PARALLELISM MAX."""
+    return [
+        Column(title="OPERATOR", cells=[row.operator for row in rows], least=8),
+        Column(title="STATE", cells=[row.name for row in rows], least=8),
+        Column(title="KIND", cells=[row.kind for row in rows]),
+        Column(title="KEY", cells=[row.key for row in rows], least=6),
+        Column(title="NAMESPACE", cells=[row.namespace for row in rows], least=6, optional=True),
+        Column(title="MAP KEY", cells=[row.map_key for row in rows], least=6, optional=True),
+        Column(title="VALUE", cells=[row.value for row in rows], least=6),
+        Column(title="PARALLELISM", short_title="PAR", cells=[str(row.parallelism) for row in rows], right=True),
+        Column(title="MAX", cells=[str(row.max_parallelism) for row in rows], right=True),
+    ]
 
 
 def word(value: object) -> str:

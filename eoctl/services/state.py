@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from eoctl.engines.states import is_readable
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator
+from eoctl.services.savepoint_records import schema_of
 from formats.datatype import parse
 from formats.errors import SnapshotNotFoundError, UnsupportedError, UsageError
 from formats.keygroup_columns import can_hash, key_group
 from formats.keygroups import KeyGroupRange
+from formats.manifest import Manifest, OperatorState
 from formats.sst import select
 from formats.state import StateSchema, StateTable, row_schema
 from formats.state_diff import difference
@@ -94,9 +97,24 @@ def list_states(source: SnapshotSource) -> tuple[StateListRow, ...]:
     rows: list[StateListRow] = []
     for operator in source.operators:
         tables = operator.open()
-        rows += [_listed(operator, table.schema) for table in tables]
+        rows += [_row(operator.state, table.schema) for table in tables]
         if not tables and any(subtask.files for subtask in operator.state.subtasks):
-            rows.append(_listed(operator, None))
+            rows.append(_row(operator.state, None))
+    return tuple(rows)
+
+
+def listed_in(manifest: Manifest) -> tuple[StateListRow, ...] | None:
+    """As `list_states`, where the manifest alone tells it, so that no file has to be fetched; None: it does not."""
+    rows: list[StateListRow] = []
+    for operator in manifest.operators:
+        files = any(subtask.files for subtask in operator.subtasks)
+        if not is_readable(operator):
+            rows += [_row(operator, None)] if files else []
+        elif operator.engine.kind != "eoctl" or (files and not operator.states):
+            return None
+        else:
+            infos = sorted(operator.states, key=lambda info: (info.name, info.kind))
+            rows += [_row(operator, schema_of(info)) for info in infos]
     return tuple(rows)
 
 
@@ -236,10 +254,9 @@ def _operators(source: SnapshotSource, name: str | None) -> list[SourceOperator]
     return chosen
 
 
-def _listed(operator: SourceOperator, schema: StateSchema | None) -> StateListRow:
-    state = operator.state
+def _row(state: OperatorState, schema: StateSchema | None) -> StateListRow:
     return StateListRow(
-        operator=str(operator.name),
+        operator=state.uid or state.id,
         operator_id=state.id,
         name="" if schema is None else schema.name,
         kind="files" if schema is None else schema.kind,

@@ -361,3 +361,13 @@ def test_no_folder_shares_a_file_with_the_store(orders: CommandLine) -> None:
             path.write_bytes(b"somebody writes here")
     for address in ("orders@kept", "other@again", "third@taken", "orders@2"):
         orders.ok("checkpoint", "verify", address, "--level", "full", "-q")
+
+
+def test_a_list_of_states_needs_no_file(eoctl_with_state: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    eoctl_with_state.ok("savepoint", "create", "orders@2", "--name", "kept")
+    read = eoctl_with_state.ok("savepoint", "export", "orders@kept", "--to", "out")
+    assert read.lines
+    by_rows = json.loads(eoctl_with_state.ok("state", "list", "./out", "--json").out)["states"]
+    monkeypatch.setattr("eoctl.services.savepoint_sources.extracted", None)
+    for address in ("orders@2", "orders@kept"):
+        assert json.loads(eoctl_with_state.ok("state", "list", address, "--json").out)["states"] == by_rows
