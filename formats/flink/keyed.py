@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 OpenStream = Callable[[StreamHandle], BinaryIO]
 
 MAX_HEADER_BYTES = 16 << 20
+WHOLE = -1  # the header is all of the stream
 
 _COMPRESSED_AT = 4  # behind the version
 
@@ -72,10 +73,11 @@ class KeyedSource(Protocol):
         ...
 
 
-def read_header(open_stream: OpenStream, stream: StreamHandle, what: str) -> Header:
-    """Raises: CorruptError, UnsupportedError."""
+def read_header(open_stream: OpenStream, stream: StreamHandle, what: str, end: int | None = None) -> Header:
+    """The header in front of a stream. Raises: CorruptError, UnsupportedError."""
     with open_stream(stream) as file:
-        return read_keyed_header(Cursor(file.read(MAX_HEADER_BYTES), what=what))
+        data = file.read(MAX_HEADER_BYTES)
+    return read_keyed_header(Cursor(data, what=what), len(data) if end == WHOLE else end)
 
 
 def safe_schema(state: StateMeta, key: DataType | None) -> StateSchema:
@@ -90,9 +92,16 @@ class _Source:
     """What the kinds of handles have in common."""
 
     def __init__(
-        self, stream: StreamHandle, groups: KeyGroupRange, open_stream: OpenStream, max_parallelism: int, what: str
+        self,
+        stream: StreamHandle,
+        groups: KeyGroupRange,
+        open_stream: OpenStream,
+        max_parallelism: int,
+        what: str,
+        header_end: int,
     ) -> None:
         self.what = what
+        self._header_end = header_end
         self.groups = groups
         self._stream = stream
         self._open = open_stream
@@ -100,7 +109,7 @@ class _Source:
 
     @cached_property
     def header(self) -> Header:
-        return read_header(self._open, self._stream, self.what)
+        return read_header(self._open, self._stream, self.what, self._header_end)
 
     def schemas(self) -> list[StateSchema]:
         return [safe_schema(state, self.header.key) for state in self.header.states]
@@ -124,8 +133,8 @@ class HeapSource(_Source):
     """A handle of the HashMap backend."""
 
     def __init__(self, handle: KeyGroups, open_stream: OpenStream, max_parallelism: int, what: str) -> None:
-        stream = _present(handle.stream, what)
-        super().__init__(stream, KeyGroupRange(handle.start, handle.stop), open_stream, max_parallelism, what)
+        stream, end = _present(handle.stream, what), min(filter(None, handle.offsets), default=WHOLE)
+        super().__init__(stream, KeyGroupRange(handle.start, handle.stop), open_stream, max_parallelism, what, end)
         self._handle = handle
 
     def rows(self, name: str, groups: KeyGroupRange, key: bytes | None) -> Iterator[pa.RecordBatch]:
@@ -138,8 +147,8 @@ class CanonicalSource(_Source):
     """A handle of a canonical savepoint."""
 
     def __init__(self, handle: SavepointKeyGroups, open_stream: OpenStream, max_parallelism: int, what: str) -> None:
-        stream = _present(handle.stream, what)
-        super().__init__(stream, KeyGroupRange(handle.start, handle.stop), open_stream, max_parallelism, what)
+        stream, end = _present(handle.stream, what), min(filter(None, handle.offsets), default=WHOLE)
+        super().__init__(stream, KeyGroupRange(handle.start, handle.stop), open_stream, max_parallelism, what, end)
         self._handle = handle
 
     def rows(self, name: str, groups: KeyGroupRange, key: bytes | None) -> Iterator[pa.RecordBatch]:
@@ -163,7 +172,7 @@ class RocksdbSource(_Source):
 
     def __init__(self, handle: Incremental, open_stream: OpenStream, max_parallelism: int, what: str) -> None:
         stream = _present(handle.meta, what)
-        super().__init__(stream, KeyGroupRange(handle.start, handle.stop), open_stream, max_parallelism, what)
+        super().__init__(stream, KeyGroupRange(handle.start, handle.stop), open_stream, max_parallelism, what, WHOLE)
         self._files = [file for file in (*handle.shared, *handle.private) if file.name.endswith(".sst")]
 
     @cached_property

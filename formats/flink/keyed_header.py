@@ -5,8 +5,8 @@
     a state    utf name, i32 type, i32 k, k options (utf, utf), i32 m, m serializers (utf which, i32 2, snapshot)
 
 Types: 0 keyed values, 1 operator, 2 broadcast, 3 timers, 4 the newer interface to state (ForSt). Options and
-serializers come in any order. Where a serializer cannot be passed over, reading ends there: `stopped_at` names its
-class, and the states before it are known.
+serializers come in any order. A serializer that is not known is taken to have no content if all that follows then
+makes sense; else reading ends there: `stopped_at` names its class, and the states before it are known.
 
 Source: Flink 2.3.0, `KeyedBackendSerializationProxy`, `OperatorBackendSerializationProxy`,
 `StateMetaInfoSnapshotReadersWriters`, `StateMetaInfoSnapshot`.
@@ -14,7 +14,7 @@ Source: Flink 2.3.0, `KeyedBackendSerializationProxy`, `OperatorBackendSerializa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from msgspec import Struct
@@ -74,29 +74,56 @@ class Header(Struct, frozen=True):
     size: int = 0
 
 
-def read_keyed_header(cursor: Cursor) -> Header:
+def read_keyed_header(cursor: Cursor, end: int | None = None) -> Header:
     """The header at the cursor, which is behind it afterwards unless it was `stopped_at`.
+
+    `end`: where it ends, if that is known.
 
     Raises: CorruptError, UnsupportedError.
     """
+    return _read(cursor, _read_keyed, end)
+
+
+def read_operator_header(cursor: Cursor) -> Header:
+    """As `read_keyed_header`; list states come first."""
+    return _read(cursor, _read_operator, None)
+
+
+def _read(cursor: Cursor, read: Callable[..., Header], end: int | None) -> Header:
+    """What was read; where a serializer is not known, it is tried whether it has no content."""
+    start = cursor.at
+    found = read(cursor, guess=False)
+    if not found.stopped_at:
+        return found
+    again = Cursor(cursor.data, what=cursor.what, start=start, end=cursor.end)
+    try:
+        guessed = read(again, guess=True)
+    except (CorruptError, UnsupportedError):
+        return found
+    if guessed.size != (guessed.size if end is None else end - start):
+        return found
+    cursor.at = again.at
+    return guessed
+
+
+def _read_keyed(cursor: Cursor, *, guess: bool) -> Header:
     start, compressed = cursor.at, _read_version(cursor, VERSION)
     states: list[StateMeta] = []
     key: DataType | None = None
     try:
-        key = _read_serializer(cursor)
-        _read_states(cursor, states)
+        key = _read_serializer(cursor, guess=guess)
+        _read_states(cursor, states, guess=guess)
     except UnknownSerializerError as error:
         return Header(compressed, key, tuple(states), str(error.facts["serializer"]), cursor.at - start)
     return Header(compressed, key, tuple(states), size=cursor.at - start)
 
 
-def read_operator_header(cursor: Cursor) -> Header:
-    """As `read_keyed_header`; list states come first."""
+def _read_operator(cursor: Cursor, *, guess: bool) -> Header:
     start, compressed = cursor.at, _read_version(cursor, _LAST_WITHOUT_FLAG)
     states: list[StateMeta] = []
     try:
-        _read_states(cursor, states)
-        _read_states(cursor, states)
+        _read_states(cursor, states, guess=guess)
+        _read_states(cursor, states, guess=guess)
     except UnknownSerializerError as error:
         return Header(compressed, None, tuple(states), str(error.facts["serializer"]), cursor.at - start)
     return Header(compressed, None, tuple(states), size=cursor.at - start)
@@ -114,7 +141,7 @@ def _read_version(cursor: Cursor, oldest: int) -> bool:
     return version > _LAST_WITHOUT_FLAG and cursor.flag("whether state is compressed")
 
 
-def _read_serializer(cursor: Cursor) -> DataType:
+def _read_serializer(cursor: Cursor, *, guess: bool) -> DataType:
     version = cursor.i32("the version of a serializer")
     if version != _PROXY_VERSION:
         raise UnsupportedError(
@@ -122,17 +149,17 @@ def _read_serializer(cursor: Cursor) -> DataType:
             hint="let a newer Flink write a savepoint",
             offset=cursor.at - 4,
         )
-    return read_serializer(cursor)
+    return read_serializer(cursor, guess=guess)
 
 
-def _read_states(cursor: Cursor, states: list[StateMeta]) -> None:
+def _read_states(cursor: Cursor, states: list[StateMeta], *, guess: bool) -> None:
     count = cursor.i16("the number of states")
     if count < 0:
         raise cursor.error(f"{count} states", at=cursor.at - 2)
-    states.extend(read_state(cursor) for _ in range(count))
+    states.extend(read_state(cursor, guess=guess) for _ in range(count))
 
 
-def read_state(cursor: Cursor) -> StateMeta:
+def read_state(cursor: Cursor, *, guess: bool = False) -> StateMeta:
     """Raises: UnknownSerializerError, CorruptError."""
     name = cursor.utf("a state's name")
     state_type = cursor.i32("a state's type")
@@ -145,7 +172,7 @@ def read_state(cursor: Cursor) -> StateMeta:
     serializers: dict[str, DataType] = {}
     for _ in range(cursor.count("the number of serializers", 12)):
         which = cursor.utf("which serializer")
-        serializers[which] = _read_serializer(cursor)
+        serializers[which] = _read_serializer(cursor, guess=guess)
     return StateMeta(name, state_type, options, serializers)
 
 

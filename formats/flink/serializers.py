@@ -11,6 +11,7 @@
 
 A snapshot has no length. One that is not known here, or not wholly (a user's own, a newer version), ends the reading
 of what comes after it: `UnknownSerializerError` names its class. Inside a POJO's field it has a length, and is passed.
+Most users' own have no content: the caller may try that, where what follows shows whether it was right.
 
 Source: Flink 2.3.0, `TypeSerializerSnapshot`, `CompositeTypeSerializerSnapshot`, `PojoSerializerSnapshotData`,
 `LinkedOptionalMapSerializer`; compared with its own output. Avro's as of its version 2, read only.
@@ -126,8 +127,10 @@ class UnknownSerializerError(UnsupportedError):
     """A serializer snapshot that cannot be passed over."""
 
 
-def read_serializer(cursor: Cursor, depth: int = 0) -> DataType:
+def read_serializer(cursor: Cursor, depth: int = 0, *, guess: bool = False) -> DataType:
     """The type that the snapshot at the cursor stands for.
+
+    `guess`: one that is not known has no content, as is usual; whether that fits, what comes after it tells.
 
     Raises: UnknownSerializerError, CorruptError.
     """
@@ -140,7 +143,7 @@ def read_serializer(cursor: Cursor, depth: int = 0) -> DataType:
             cursor.utf("a serializer's class")
         return _SIMPLE[name]
     if name in _COMPOSITES and version == 3:
-        return _read_composite(cursor, name, depth)
+        return _read_composite(cursor, name, depth, guess=guess)
     if name == _POJO and version == 2:
         return _read_pojo(cursor, depth)
     if name == _ENUM and version == 3:
@@ -155,6 +158,8 @@ def read_serializer(cursor: Cursor, depth: int = 0) -> DataType:
         class_name = cursor.utf("a class")
         cursor.utf("a schema")
         return Opaque(class_name)
+    if guess:
+        return Opaque(name)
     raise UnknownSerializerError(
         f"{cursor.what}: a serializer that is not known: {name} of version {version}, at byte {start}",
         hint="what is described after it cannot be told apart; states before it, and other operators, can be read",
@@ -163,7 +168,7 @@ def read_serializer(cursor: Cursor, depth: int = 0) -> DataType:
     )
 
 
-def _read_composite(cursor: Cursor, name: str, depth: int) -> DataType:
+def _read_composite(cursor: Cursor, name: str, depth: int, *, guess: bool) -> DataType:
     if cursor.i32("a composite serializer") != OUTER_MAGIC:
         raise cursor.error("a composite serializer does not begin with its magic number", at=cursor.at - 4)
     outer = cursor.i32("the version of a composite serializer")
@@ -185,7 +190,7 @@ def _read_composite(cursor: Cursor, name: str, depth: int) -> DataType:
         with_kind = cursor.flag("whether a row has a kind") if outer >= 4 else outer == 3
     if cursor.i32("nested serializers") != NESTED_MAGIC or cursor.i32("their version") != 1:
         raise cursor.error("nested serializers do not begin with their magic number", at=cursor.at - 8)
-    nested = tuple(read_serializer(cursor, depth + 1) for _ in range(cursor.count("their number", 6)))
+    nested = tuple(read_serializer(cursor, depth + 1, guess=guess) for _ in range(cursor.count("their number", 6)))
     found = _composed(name, class_name, padding, nested, with_kind=with_kind)
     if found is None:
         raise cursor.error(f"{name} of {len(nested)} serializers")

@@ -381,6 +381,34 @@ def test_column_families_behind_an_unknown_serializer_are_offered_raw() -> None:
         to_canonical(io.BytesIO(), source)
 
 
+LONG_SNAPSHOT = b"org.apache.flink.api.common.typeutils.base.LongSerializer$LongSerializerSnapshot"
+
+
+def test_an_unknown_serializer_without_content_hides_nothing() -> None:
+    data = head(Header(compressed=False, key=STRING, states=(TOTAL, RECENT)))
+    unknown = data.replace(LONG_SNAPSHOT, b"c" * len(LONG_SNAPSHOT))
+    entries = (b"\1" + text("a") + b"\0", 5, PUT, b"?!"), (b"\1" + text("b") + b"\0", 6, PUT, text("x"))
+    handle = incremental(sst("total", entries[0]), sst("recent", entries[1]), header=unknown)
+    rocksdb = RocksdbSource(handle, opened, 128, "x")
+    assert [schema.value for schema in rocksdb.schemas()] == [f"opaque<{'c' * len(LONG_SNAPSHOT)}>", "joined<string>"]
+    file = io.BytesIO()
+    offsets = to_canonical(file, rocksdb)
+    canonical = CanonicalSource(SavepointKeyGroups(0, offsets, Inline("y", file.getvalue())), opened, 128, "y")
+    assert canonical.schemas() == rocksdb.schemas()
+    assert file.getvalue().startswith(unknown)
+    for source in (rocksdb, canonical):
+        assert rows(source.rows("total", KeyGroupRange(0, 128), None)) == [(1, text("a"), b"\0", b"", b"?!")]
+        assert rows(source.rows("recent", KeyGroupRange(0, 128), None)) == [(1, text("b"), b"\0", b"", text("x"))]
+
+
+def test_an_unknown_serializer_with_content_at_the_end_is_not_taken_for_one_without() -> None:
+    data = head(Header(compressed=False, key=STRING, states=(TOTAL,)))
+    unknown = data.replace(LONG_SNAPSHOT, b"c" * len(LONG_SNAPSHOT))
+    assert data.endswith(LONG_SNAPSHOT + b"\0\0\0\3")
+    source = RocksdbSource(incremental(header=unknown + b"content"), opened, 128, "x")
+    assert source.header.stopped_at == "c" * len(LONG_SNAPSHOT)
+
+
 def test_states_of_two_types_are_refused() -> None:
     other = head(Header(compressed=False, key=STRING, states=(state("total", "VALUE", STRING),)))
     sources = [RocksdbSource(incremental(start=0, stop=64), opened, 128, "x"),
