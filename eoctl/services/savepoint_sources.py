@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -46,17 +46,22 @@ def source_of_snapshot(
         with _folder_of_flink(store, resolved, manifest, scratch, verified=verified) as source:
             yield source
         return
-    operators = [state for state in manifest.operators if operator in {None, state.uid, state.id}]
+    # A checkpoint of Flink that was taken in is one operator, whose files are a folder of Flink's with all of its own.
+    operators = [state for state in manifest.operators if operator in {None, state.uid, state.id} or _is_flinks(state)]
     if operator is not None and not operators:
         raise no_operator(resolved.address, operator, manifest.operators)
     blobs = Blobs(store.backend, resolved.pipeline, store.hash)
-    with extracted(store, blobs, operators, scratch, chosen=chosen, verified=verified) as root:
+    with ExitStack() as stack:
+        root = stack.enter_context(extracted(store, blobs, operators, scratch, chosen=chosen, verified=verified))
+        found: list[SourceOperator] = []
+        for state in operators:
+            found += _flinks(state, root, stack) if _is_flinks(state) else [_operator(state, root)]
         yield SnapshotSource(
             address=resolved.address,
             origin=_origin(manifest, resolved, store),
             pipeline=manifest.pipeline,
             hash=manifest.hash,
-            operators=tuple(_operator(state, root) for state in operators),
+            operators=tuple(found),
             sources=manifest.sources,
             sinks=manifest.sinks,
             properties={name: text for name, text in manifest.properties.items() if not name.startswith("eoctl.")},
@@ -138,6 +143,18 @@ def _origin(manifest: Manifest, resolved: Resolved, store: Store) -> Origin:
     return Origin(
         snapshot=resolved.address, taken_at=manifest.created_at, engine=manifest.engine.kind, store=store.record.id
     )
+
+
+def _is_flinks(state: OperatorState) -> bool:
+    return state.engine.kind == "flink"
+
+
+def _flinks(state: OperatorState, root: Path, stack: ExitStack) -> Iterator[SourceOperator]:
+    """The operators of the job, whose snapshot is the files of this one."""
+    from eoctl.services.savepoint_flink import source_of_flink  # noqa: PLC0415  (start-up)
+
+    for subtask in state.subtasks:
+        yield from stack.enter_context(source_of_flink(root / state.id / str(subtask.index))).operators
 
 
 def _operator(state: OperatorState, root: Path) -> SourceOperator:

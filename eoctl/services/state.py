@@ -108,6 +108,8 @@ def listed_in(manifest: Manifest) -> tuple[StateListRow, ...] | None:
     rows: list[StateListRow] = []
     for operator in manifest.operators:
         files = any(subtask.files for subtask in operator.subtasks)
+        if operator.engine.kind == "flink":
+            return None  # it is in its files
         if not is_readable(operator):
             rows += [_row(operator, None)] if files else []
         elif operator.engine.kind != "eoctl" or (files and not operator.states):

@@ -8,18 +8,23 @@ from pathlib import Path
 import pytest
 
 from eoctl.engines.flink_paths import Mapping
+from eoctl.engines.flink_source import FlinkSource
+from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
 from eoctl.services.rescale import Deal, restore_rows
-from eoctl.services.savepoint import Wish, create_folder
+from eoctl.services.savepoint import Wish, create_folder, create_in_store
 from eoctl.services.savepoint_build import SnapshotSource
 from eoctl.services.savepoint_check import check_folder
 from eoctl.services.savepoint_flink import source_of_flink
-from eoctl.services.savepoint_sources import source_of_folder
+from eoctl.services.savepoint_sources import source_of_folder, source_of_snapshot
 from eoctl.services.state import Filter, find_state, scan
 from formats.errors import IncompatibleError
+from formats.ids import PipelineId
 from formats.remap import OperatorMapping
 from formats.state_text import RowText, bytes_of
+from storage.session import open_writer
 from tests.support.flink import SNAPSHOTS, WRITTEN_AT, unpack
 from tests.support.states import content
+from tests.support.stores import at, new_store
 
 CASES = (
     "a-rocksdb-incremental",
@@ -103,3 +108,19 @@ def test_records_in_flight_are_carried_where_operators_stay_and_else_refused(tmp
             assert not (tmp_path / f"no-{number}").exists()
         with pytest.raises(IncompatibleError, match="records in flight"):
             restore_rows(saved, tmp_path / "x", Deal(parallelism=7), scratch=tmp_path, elapsed=time.monotonic)
+
+
+def test_what_was_taken_into_a_store_is_read_and_saved_as_where_it_lay(tmp_path: Path) -> None:
+    path = newest("a-rocksdb-incremental", tmp_path)
+    store = new_store(tmp_path / "s")
+    name = PipelineId("orders")
+    part = Part(source=FlinkSource(path), operator="main")
+    create_checkpoint(Opened(store, name, *open_writer(store, name)), Request(parts=(part,)))
+    with source_of_flink(path) as lying, source_of_snapshot(store, at(store, "orders@1")) as stored:
+        assert content(stored) == content(lying)
+        created = create_in_store(stored, store, "saved", Wish())
+        before = content(lying)
+    assert created.rows == sum(map(len, before.values()))
+    with source_of_snapshot(store, at(store, "orders@saved")) as saved:
+        after = content(saved)
+    assert {key: rows for key, rows in after.items() if rows} == {key: rows for key, rows in before.items() if rows}
