@@ -47,11 +47,20 @@ def read_heap(
         cursor = Cursor(data, what=f"{what}, key group {key_group}")
         if cursor.i32("a key group") != key_group:
             raise cursor.error("the stream holds another key group here", at=0)
-        builder.add(key_group, sorted(_rows(cursor, header, name)))
+        builder.add(key_group, _sorted_rows(cursor, header, name))
         if builder.is_full and (batch := builder.batch()) is not None:
             yield batch
     if (batch := builder.batch()) is not None:
         yield batch
+
+
+def _sorted_rows(cursor: Cursor, header: Header, name: str) -> list[Row]:
+    try:
+        return sorted(_rows(cursor, header, name))
+    except CorruptError as error:
+        if error.message.startswith(cursor.what):
+            raise
+        raise CorruptError(f"{cursor.what}: {error.message}", hint=error.hint, **error.facts) from error
 
 
 def key_group_bytes(

@@ -225,6 +225,14 @@ def test_a_heap_snapshot_becomes_a_canonical_savepoint_and_the_same_rows(compres
         assert rows(again.rows(name, KeyGroupRange(0, 3), None)) == expected
 
 
+def test_a_heap_snapshot_that_is_cut_says_where() -> None:
+    handle = heap([{}, ENTRIES])
+    assert isinstance(handle.stream, Inline)
+    cut = KeyGroups(0, handle.offsets, Inline("x", handle.stream.data[:-1]), "id")
+    with pytest.raises(CorruptError, match="x, key group 1: a value needs 1 bytes, 0 are left, at byte"):
+        rows(HeapSource(cut, opened, 128, "x").rows("timers", KeyGroupRange(0, 2), None))
+
+
 def test_a_state_of_an_unknown_type_hides_those_behind_it_in_a_heap_snapshot_only() -> None:
     kryo = state("money", "VALUE", Opaque("com.example.Money"))
     buffer = Buffer()
