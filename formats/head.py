@@ -4,16 +4,20 @@ It changes only by compare-and-swap (storage/head.py). An entry in it is what ma
 entries in the trash and holds are roots too. `nonce` makes its bytes unique for ever, so a stale condition
 can never match again. Canonical JSON, at most 4 MiB and 4096 roots; told in docs/formats/head.md.
 
+As stored it also says the digest of its other fields, so that a wrong bit is damage, and never another lawful HEAD.
+
 Times are RFC 3339 UTC with milliseconds, of fixed width; they inform and steer policy, and no safety rule
 reads them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from formats.canonical import MAX_STRING_BYTES, decode, encode
@@ -26,7 +30,7 @@ from formats.errors import (
     TooLargeError,
     UnsupportedError,
 )
-from formats.ids import HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, TIME_PATTERN, BlobKey, is_time
+from formats.ids import DIGEST_PATTERN, HEX32_PATTERN, MAX_INTEGER, NAME_PATTERN, TIME_PATTERN, BlobKey, is_time
 
 MAX_HEAD_BYTES = 4 << 20
 MAX_ROOTS = 4096
@@ -118,6 +122,12 @@ class Head(Struct, frozen=True, forbid_unknown_fields=True):
     holds: tuple[Hold, ...]
 
 
+class _Sealed(Head, frozen=True, forbid_unknown_fields=True):
+    """HEAD as it is stored. `digest`: SHA-256, in hex, of the canonical JSON of all other fields."""
+
+    digest: Annotated[str, Meta(pattern=DIGEST_PATTERN)] | msgspec.UnsetType = msgspec.UNSET
+
+
 def roots(head: Head) -> Iterator[HeadEntry]:
     """Every entry whose manifest and blobs must exist."""
     yield from head.live
@@ -137,7 +147,8 @@ def encode_head(head: Head) -> bytes:
 
     Raises: TooLargeError, with what to do about it; InvalidInputError for a value that HEAD cannot hold.
     """
-    data = encode(head)
+    fields = {name: getattr(head, name) for name in Head.__struct_fields__}
+    data = encode(_Sealed(**fields, digest=_digest(head)))
     count = sum(1 for _ in roots(head))
     if len(data) > MAX_HEAD_BYTES or count > MAX_ROOTS:
         limits = f"limits {MAX_ROOTS}, {MAX_HEAD_BYTES}"
@@ -165,7 +176,10 @@ def decode_head(data: bytes) -> Head:
     Raises: CorruptError, UnsupportedError for a newer version.
     """
     try:
-        head = decode(data, Head, what="HEAD", max_bytes=MAX_HEAD_BYTES)
+        sealed = decode(data, _Sealed, what="HEAD", max_bytes=MAX_HEAD_BYTES)
+        head = Head(*(getattr(sealed, name) for name in Head.__struct_fields__))
+        if sealed.digest is not msgspec.UNSET and sealed.digest != _digest(head):
+            _bad("its digest is another")
         _check(head)
     except UnsupportedError:
         raise
@@ -173,6 +187,10 @@ def decode_head(data: bytes) -> Head:
         message = f"HEAD is damaged: {error.message}"
         raise CorruptError(message, hint=LOST_HEAD) from error
     return head
+
+
+def _digest(head: Head) -> str:
+    return hashlib.sha256(encode(head)).hexdigest()
 
 
 def _check(head: Head) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-import msgspec
 from msgspec import Struct
 
-from formats.head import Head, HeadEntry, roots
+from formats.head import Head, HeadEntry, decode_head, roots
 from formats.ids import BlobKey, HashAlgorithm, PipelineId
 from formats.manifest import Blocks, Manifest, Whole, blob_key, files_of, packs_of
 from storage import layout
@@ -113,7 +112,7 @@ class Oracle:
 
     def swapped(self, data: bytes) -> None:
         """HEAD has this value now."""
-        after = msgspec.json.decode(data, type=Head)
+        after = decode_head(data)
         self.checks += 1
         known = self._pipelines.get(after.pipeline)
         if after.nonce in self._nonces:

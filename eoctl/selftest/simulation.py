@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def simulate(seed: int, hours: int, prepare: Callable[[World], None] = lambda _:
             return _Run(seed, hours, folder, prepare).report()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        gc.collect()  # worlds hold each other, and many runs follow one another
 
 
 class _Run:

@@ -121,8 +121,7 @@ class Wire:
             case Fault.KILLED:
                 raise self._process.die()
             case Fault.SHORT_BODY | Fault.BIT_FLIP if isinstance(result, io.BytesIO):
-                loud = key.swappable and not world.flip_heads
-                return _damaged(world.rng, fault, result, loud=loud)  # type: ignore[return-value]  # a reader too
+                return _damaged(world.rng, fault, result)  # type: ignore[return-value]  # a reader too
         return result
 
     def _write(self, verb: str, key: Key, effect: Callable[[], Result]) -> Result:
@@ -214,13 +213,13 @@ class Wire:
         return arrive
 
 
-def _damaged(rng: random.Random, fault: Fault, reader: io.BytesIO, *, loud: bool) -> io.BytesIO:
-    """What was read, with its end missing or a bit wrong. `loud`: one that no parser overlooks."""
+def _damaged(rng: random.Random, fault: Fault, reader: io.BytesIO) -> io.BytesIO:
+    """What was read, with its end missing or a bit wrong."""
     data = bytearray(reader.getvalue())
     if not data:
         return reader
     if fault is Fault.SHORT_BODY:
         return io.BytesIO(bytes(data[: rng.randrange(len(data))]))
-    at = rng.randrange(8 if loud else 8 * len(data))
+    at = rng.randrange(8 * len(data))
     data[at // 8] ^= 1 << at % 8
     return io.BytesIO(bytes(data))

@@ -42,7 +42,6 @@ class World:
         self.scratch = scratch
         self.record = record
         self.rate = FAULT_RATE
-        self.flip_heads = False  # HEAD has no digest of its own: a bit there may make one number another
         self.memory = MemoryBackend(clock=lambda: self.moment(self.store_skew).timestamp())
         self.values = self.memory._values  # noqa: SLF001  (the oracle looks at the bytes themselves)
         self.oracle = Oracle(self.values, record.hash)
