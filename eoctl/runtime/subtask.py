@@ -225,6 +225,10 @@ class Subtask:
                     if checkpoint != self._refused:
                         self.taken.append(taken)
                 case GivenUp():
+                    # Its changes are in no other table: they are written, for the next checkpoint to stand on.
+                    if self._under_way is not None:
+                        self._under_way.checkpoint, self._under_way.captured = 0, Capture()
+                        self.taken.append(self._under_way)
                     self._under_way = None
 
     def _take(self, checkpoint: int, *, unaligned: bool) -> None:

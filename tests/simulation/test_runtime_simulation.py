@@ -34,7 +34,7 @@ from storage.edits import commit
 from tests.simulation.exactly_once import run_seed
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [*range(24), 698])  # 698: changes of a checkpoint that was given up unaligned
 def test_output_is_that_of_a_run_without_faults(seed: int) -> None:
     assert run_seed(seed)["records"] > 0
 
