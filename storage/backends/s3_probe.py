@@ -19,6 +19,7 @@ from formats.errors import EoctlError, OutcomeUnknownError, UnavailableError, Un
 from storage.backend import Key, KeyAbsentError, VersionMismatchError
 from storage.backends.s3_client import Reply, S3Client, Span
 from storage.backends.s3_errors import UnsupportedRequestError
+from storage.backends.s3_reader import open_reader
 
 Answer = TypeVar("Answer")
 
@@ -135,12 +136,10 @@ def _answer(s3: S3Client, put: Callable[[], Answer]) -> Answer:
 
 def _value(s3: S3Client, key: Key) -> bytes | None:
     try:
-        body = s3.ask("GetObject", key, Key=s3.name(key.path))["Body"]
+        with open_reader(s3, key, 0, None) as reader:
+            return reader.read()
     except KeyAbsentError:
         return None
-    with contextlib.closing(body):
-        data: bytes = body.read()
-    return data
 
 
 def _unsafe(s3: S3Client, reason: str) -> UnsafeBackendError:
