@@ -76,7 +76,8 @@ def audit(
 ) -> None:
     """Check that a log of commits is whole.
 
-    Each line is chained to the one before, so a missing or changed one shows. Lines cut off at the end show only against a snapshot.
+    Each line is chained to the one before, so a missing or changed one shows. Lines cut off at the end show only
+    against a snapshot.
 
     Exit 3: the log is not whole.
 

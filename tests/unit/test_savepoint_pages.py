@@ -65,7 +65,7 @@ def test_every_field_is_on_its_page(page: str, records: tuple[type[Struct], ...]
 def test_one_line_opens_a_table(tool: str, tmp_path: Path) -> None:
     if find_spec(tool) is None:
         pytest.skip(f"{tool} is not installed")
-    (example,) = blocks("docs/savepoints.md", "py")
+    (example,) = blocks("docs/savepoints.md", "oneliners")
     (line,) = [line for line in example.splitlines() if line.startswith(f"import {tool};")]
     schema = state.StateSchema(name="total", kind="value", key="string", value="long")
     rows = [(n % 7, b"\x03" + b"k%d" % n, b"", b"", n.to_bytes(8, "big")) for n in range(10)]
