@@ -27,6 +27,7 @@ from formats.errors import UsageError
 from formats.manifest import Slice, StateFile, Whole, blob_key
 from formats.names import check_file_names
 from storage import layout
+from storage.backends.scratch import locked
 from storage.blobs import CHUNK_BYTES, Blobs
 from storage.files import FICLONE, write_all
 from storage.os_errors import told
@@ -272,11 +273,12 @@ def fresh_directory(target: Path) -> Iterator[Path]:
         _check_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(target)
-        temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
-        lock = os.open(temporary, _DIRECTORY)
+        lock: int | None = None
+        while lock is None:
+            temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+            lock = locked(temporary)
     try:
         with told(target):
-            fcntl.flock(lock, fcntl.LOCK_EX)
             temporary.chmod(0o755)
         yield temporary
         with told(target):

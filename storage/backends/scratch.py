@@ -28,14 +28,14 @@ def scratch_directory() -> Path:
         _clear_leftovers(Path(tempfile.gettempdir()))
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            lock = _locked(path)
+            lock = locked(path)
             if lock is not None:
                 atexit.register(_remove, path, lock, os.getpid())
                 return path
 
 
-def _locked(path: Path) -> int | None:
-    """The lock of the directory; None where somebody took it for a leftover before it was locked."""
+def locked(path: Path) -> int | None:
+    """The lock of a new directory; None where somebody took it for a leftover before it was locked."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
