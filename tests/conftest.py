@@ -8,6 +8,7 @@ announced at the end of the run, because a lane that nobody misses rots. With CI
 """
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
@@ -83,6 +84,9 @@ class Lanes:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in the background deaf to Ctrl-C, and every process below inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _LANES_COUNT:
         config.pluginmanager.register(Lanes(config), _NOTES)
 
