@@ -4,7 +4,8 @@ A lane is a group of tests that needs something special: a real server, a librar
 `tests/servers/NAME` are lane NAME, and so is a test marked `lane("NAME")`; what is marked `slow` or `rocksdb`
 and is in no other lane is lane `slow` or `rocksdb`. A lane in which a test was skipped or not selected is
 announced at the end of the run, because a lane that nobody misses rots. With CI=true it fails the run.
-`EOCTL_TEST_LANES=ignore` turns both off, for a run that leaves lanes out on purpose.
+`EOCTL_TEST_LANES=ignore` turns both off, for a run that leaves lanes out on purpose. `EOCTL_TEST_ALL=1` makes long
+tests as long as CI has time for, `EOCTL_TEST_LONG=1` as long as the figures in docs/ say.
 """
 
 import os

@@ -162,6 +162,6 @@ class LocalGcMachine(GcMachine):
 
 
 TestInMemory = GcMachine.TestCase
-TestInMemory.settings = runs(600 if ALL else 60)
+TestInMemory.settings = runs(200 if ALL else 60)
 TestOnDisk = LocalGcMachine.TestCase
-TestOnDisk.settings = runs(150 if ALL else 15)
+TestOnDisk.settings = runs(50 if ALL else 15)

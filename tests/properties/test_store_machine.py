@@ -554,6 +554,6 @@ class LocalStoreMachine(StoreMachine):
 
 
 TestInMemory = StoreMachine.TestCase
-TestInMemory.settings = runs(1500 if ALL else 100)
+TestInMemory.settings = runs(500 if ALL else 100)
 TestOnDisk = LocalStoreMachine.TestCase
-TestOnDisk.settings = runs(500 if ALL else 25)
+TestOnDisk.settings = runs(150 if ALL else 25)

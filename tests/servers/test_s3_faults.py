@@ -1,6 +1,6 @@
 """Faults on the wire to a real S3 server: nothing that was reported is lost, and nothing that was denied shows.
 
-`EOCTL_TEST_ALL=1` injects a thousand of each class, otherwise fifty.
+`EOCTL_TEST_LONG=1` injects a thousand of each class, otherwise fifty.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.sweeper import Sweeper
 
 pytestmark = pytest.mark.lane("s3")
 
-FAULTS = 1000 if os.environ.get("EOCTL_TEST_ALL") == "1" else 50
+FAULTS = 1000 if os.environ.get("EOCTL_TEST_LONG") == "1" else 50
 RENEWED = 25  # processes after which connections are made, and the endpoint is tried, anew
 COMMITS = FAULTS // 25  # that came through, at least
 CROWD = 0.3  # how often others act between two writers

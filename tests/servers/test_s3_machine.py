@@ -15,7 +15,7 @@ from tests.support.seaweed import Prefixes, running_server
 
 pytestmark = pytest.mark.lane("s3")
 
-ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
+LONG = os.environ.get("EOCTL_TEST_LONG") == "1"
 
 
 class S3StoreMachine(LocalStoreMachine):
@@ -32,4 +32,4 @@ def in_a_bucket() -> Iterator[None]:
 
 
 TestOnS3 = S3StoreMachine.TestCase
-TestOnS3.settings = settings(runs(150 if ALL else 10), suppress_health_check=[HealthCheck.too_slow])
+TestOnS3.settings = settings(runs(150 if LONG else 10), suppress_health_check=[HealthCheck.too_slow])

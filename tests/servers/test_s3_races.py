@@ -1,7 +1,7 @@
 """Sixty-four processes race for one HEAD on a real S3 server: one wins each round, and no win is lost.
 
 Swaps of the back end first; then whole writers, which open attempts and commit checkpoints: whoever was told of a
-success finds it in HEAD. `EOCTL_TEST_ALL=1` runs more rounds.
+success finds it in HEAD. `EOCTL_TEST_LONG=1` runs more rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.seaweed import Server, running_server
 pytestmark = pytest.mark.lane("s3")
 
 RACERS = 64
-ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
+LONG = os.environ.get("EOCTL_TEST_LONG") == "1"
 HEAD = Key("p/race/HEAD")
 
 
@@ -40,7 +40,7 @@ def test_of_sixty_four_swaps_one_wins_each_round(server: Server) -> None:
     value = b"start"
     backend.create(HEAD, value)
     with racing(RACERS, swapper, url, HEAD.path) as field:
-        for _ in range(20 if ALL else 5):
+        for _ in range(20 if LONG else 5):
             field.say(value)
             results = field.heard()
             assert Counter(results) == {"won": 1, "lost": RACERS - 1}
@@ -54,7 +54,7 @@ def test_of_sixty_four_writers_no_reported_commit_is_lost(server: Server) -> Non
     name = PipelineId("race")
     store = init_store(s3_place(url, "referee"), HashAlgorithm.BLAKE3, FakeAmbient().ambient())
     store.make_pipeline(name)
-    with racing(RACERS, writer, url, name.name, 4 if ALL else 1) as field:
+    with racing(RACERS, writer, url, name.name, 4 if LONG else 1) as field:
         field.say("go")
         told = field.heard()
     head = check_roots(store, name)
