@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -181,7 +182,7 @@ def an_older_table_wins() -> Any:
     def oldest_first(state: Any, tables: Any) -> Any:
         return real(state, tuple(reversed(tables)))
 
-    return patch("eoctl.runtime.recovery.Restored", oldest_first)
+    return patch("eoctl.runtime.state.heap.Restored", oldest_first)
 
 
 def key_groups_of_the_old_subtask() -> Any:
@@ -228,6 +229,7 @@ def frozen_state_is_not_of_the_barrier() -> Any:
     class Late:
         def __init__(self, state: HeapState) -> None:
             self.state = state
+            self.directory = state.directory
 
         def write(self) -> Any:
             frozen: HeapFrozen = real(self.state)
@@ -249,7 +251,7 @@ MUTANTS: dict[Callable[[], Any], int] = {
     in_flight_records_are_not_put_back: 40,
     overtaken_records_are_not_captured: 40,
     an_abort_takes_pending_transactions_along: 60,
-    only_new_transactions_are_in_a_checkpoint: 60,
+    only_new_transactions_are_in_a_checkpoint: 160,
     restored_transactions_are_not_committed: 40,
     a_permit_for_everything: 60,
     positions_of_later: 40,
@@ -279,14 +281,19 @@ def caught(mutant: Callable[[], Any], seeds: int) -> str:
                 run_seed(seed)
             except (AssertionError, EoctlError, OSError, KeyError) as error:
                 return f"seed {seed}: {type(error).__name__}: {error}"
+            finally:
+                gc.collect()  # files that a run broke off with are closed here, and not in another test
     return ""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mutant", QUICK, ids=lambda mutant: mutant.__name__)
 def test_the_simulation_finds(mutant: Callable[[], Any]) -> None:
     assert caught(mutant, MUTANTS[mutant])
 
 
+# What a bug breaks off may leave files open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", [one for one in MUTANTS if one not in QUICK], ids=lambda mutant: mutant.__name__)
 def test_the_simulation_finds_in_time(mutant: Callable[[], Any]) -> None:
