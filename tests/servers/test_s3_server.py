@@ -28,7 +28,7 @@ def test_a_killed_test_run_leaves_no_server(tmp_path: Path) -> None:
         assert tests.stdout is not None
         pid, directory = tests.stdout.readline().split()
         server = os.pidfd_open(int(pid))
-        assert Path(directory).parent == tmp_path
+        assert tmp_path in Path(directory).parents
         tests.kill()
     # It is no child of ours; its descriptor can be read once it has ended, which the kernel sees to.
     assert select.select([server], [], [], 60)[0] == [server]

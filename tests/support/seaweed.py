@@ -38,6 +38,7 @@ REGION = "us-east-1"
 VOLUME_MB = 64
 VOLUMES = 4000  # none takes room before it is needed
 TRIES = 300
+STARTS = 4
 PAUSE_SECONDS = 0.1
 _DYING_WITH_ITS_PARENT = """
 import ctypes, os, signal, sys
@@ -96,20 +97,32 @@ def running_server() -> Generator[Server, None, None]:
     saved = {name: os.environ.get(name) for name in (*_VARIABLES, *os.environ) if name.startswith("AWS_")}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        ports = _unused_ports(8)
-        log = stack.enter_context((directory / "log").open("wb"))
-        process = subprocess.Popen(
-            [sys.executable, "-c", _DYING_WITH_ITS_PARENT, str(os.getpid()), *_command(binary, directory, ports)],
-            cwd=directory,
-            stdout=log,
-            stderr=log,
+        server = next(
+            filter(None, (_started(stack, binary, directory / str(number)) for number in range(STARTS))), None
         )
-        stack.callback(_end, process)
-        server = Server(f"http://127.0.0.1:{ports[6]}", directory, process.pid)
-        _wait_for(server, process)
+        if server is None:
+            pytest.fail(
+                f"weed did not start:\n{(directory / str(STARTS - 1) / 'log').read_text(errors='replace')[-4000:]}"
+            )
         stack.callback(_set_environment, saved)
         _set_environment(dict.fromkeys(saved, None) | server.environment())
         yield server
+
+
+def _started(stack: contextlib.ExitStack, binary: str, directory: Path) -> Server | None:
+    """A server that answers; None where it ended at once, as when one of its ports was taken meanwhile."""
+    directory.mkdir()
+    ports = _unused_ports(8)
+    log = stack.enter_context((directory / "log").open("wb"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", _DYING_WITH_ITS_PARENT, str(os.getpid()), *_command(binary, directory, ports)],
+        cwd=directory,
+        stdout=log,
+        stderr=log,
+    )
+    stack.callback(_end, process)
+    server = Server(f"http://127.0.0.1:{ports[6]}", directory, process.pid)
+    return server if _answers(server, process) else None
 
 
 @functools.cache
@@ -171,25 +184,23 @@ def _unused_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
-    """It stores and gives back. Its parts find each other one after the other."""
+def _answers(server: Server, process: subprocess.Popen[bytes]) -> bool:
+    """It stores and gives back, before it ends. Its parts find each other one after the other."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = server.client()
-    last: Exception | None = None
     for _ in range(TRIES):
         try:
             client.create_bucket(Bucket="ready")
             client.put_object(Bucket="ready", Key="ready", Body=b"ready")
             client.delete_object(Bucket="ready", Key="ready")
-        except (BotoCoreError, ClientError) as error:
-            last = error
+        except (BotoCoreError, ClientError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PAUSE_SECONDS)
+                return False
         else:
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PAUSE_SECONDS)
-            break
-    pytest.fail(f"weed did not start: {last}\n{(server.directory / 'log').read_text(errors='replace')[-4000:]}")
+            return True
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
