@@ -421,7 +421,7 @@ def repack_mixes_slices_up(patch: Patch) -> None:
     def moved_file(self, file):
         place = file.place
         if isinstance(place, Slice) and place.pack in self._left:
-            pending = next(iter(self._moved.values()))
+            pending = next(iter(next(iter(self._moved.values())).values()))
             return msgspec.structs.replace(file, place=pending.place)
         return file
 
