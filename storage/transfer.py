@@ -215,9 +215,17 @@ class Background:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (start-up)
 
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="eoctl")
+        self._ended = threading.Event()
 
     def submit(self, work: Callable[[], Result]) -> Job[Result]:
-        return Job(self._pool.submit(work))
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda _: self._ended.set())
+        return Job(future)
+
+    def wait(self, seconds: float) -> None:
+        """Until something is done, `seconds` at most."""
+        self._ended.wait(seconds)
+        self._ended.clear()
 
     def close(self) -> None:
         """What was begun is done, what was not begun will not be."""

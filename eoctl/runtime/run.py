@@ -111,7 +111,7 @@ def run(store: Store, pipeline: Pipeline, request: Request) -> Finished:
                 stopped = True
                 executor.stop()
             if not executor.round():
-                ambient.wait(IDLE_SECONDS)
+                (background if executor.busy else ambient).wait(IDLE_SECONDS)
         seconds = ambient.elapsed() - began
     if stopped and not pipeline.options.retain_on_cancellation:
         _discard(store, name)
