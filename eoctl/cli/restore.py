@@ -11,6 +11,7 @@ import typer
 from eoctl.cli.interrupts import told_by
 from eoctl.cli.invocation import invocation_of
 from eoctl.cli.mappings import AllowNonRestored, Drop, MapFile, Merge, Remap, mapping_of
+from eoctl.cli.next_steps import next_steps
 from eoctl.cli.output import Form, Output, fields_of, tell, to_json
 from eoctl.cli.parameters import Pipeline, Snapshot
 from eoctl.cli.progress import Meter
@@ -135,15 +136,7 @@ def _lines(restored: Restored) -> Iterator[str]:
     )
     if len(restored.operators) > 1:
         yield from (f"  {operator.uid}/{operator.subtask}  {operator.path}" for operator in restored.operators)
-    for uid, positions in restored.source_offsets.items():
-        told = ", ".join(f"{partition} at {position}" for partition, position in positions.items())
-        yield f"source {uid} goes on from: {told}"
-    if restored.transactions.commit:
-        yield f"transactions to commit: {', '.join(restored.transactions.commit)}"
-    if restored.transactions.abort:
-        yield f"transactions to abort: {', '.join(restored.transactions.abort)}"
-    if restored.non_restored:
-        yield f"not restored: {', '.join(restored.non_restored)}"
+    yield from next_steps(restored)
     if restored.fell_back_from:
         passed = ", ".join(one.snapshot for one in restored.fell_back_from)
         yield f"NOT what was asked for: fell back from {passed}, which cannot be restored"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from eoctl.cli.invocation import Invocation
 from eoctl.cli.mappings import move_lines
+from eoctl.cli.next_steps import next_steps
 from eoctl.cli.output import Output, fields_of
 from eoctl.cli.quantities import human_bytes, human_seconds, plural
 from eoctl.cli.state_sources import opened_state
@@ -67,12 +68,4 @@ def _lines(restored: RestoredState, out: Output) -> Iterator[str]:
             Column(title="PATH", cells=[one.path for one in found], least=12),
         ]
     )
-    for uid, positions in restored.source_offsets.items():
-        told = ", ".join(f"{partition} at {position}" for partition, position in positions.items())
-        yield f"source {uid} goes on from: {told}"
-    if restored.transactions.commit:
-        yield f"transactions to commit: {', '.join(restored.transactions.commit)}"
-    if restored.transactions.abort:
-        yield f"transactions to abort: {', '.join(restored.transactions.abort)}"
-    if restored.non_restored:
-        yield f"not restored: {', '.join(restored.non_restored)}"
+    yield from next_steps(restored)

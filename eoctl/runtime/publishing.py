@@ -10,12 +10,13 @@ from operator import attrgetter
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eoctl.engines.directory import source_file
 from eoctl.runtime.coordinator import Ref
 from eoctl.runtime.graph import Graph, Node
 from eoctl.runtime.snapshot import SubtaskFiles
-from eoctl.services.checkpoint import Opened
+from eoctl.services.checkpoint import Opened, checkpoint_manifest
 from formats.errors import ConflictError
 from formats.head import HeadEntry
 from formats.keygroups import range_of
@@ -24,14 +25,11 @@ from formats.manifest import (
     Manifest,
     Metrics,
     OperatorState,
-    PackRef,
     Role,
     SinkState,
     SourceOffsets,
     StateFile,
     SubtaskState,
-    Whole,
-    packs_of,
 )
 from storage.ingest import Ingest, Tally
 from storage.packing import Layout, SourceFile
@@ -143,33 +141,19 @@ def _manifest(
     upload_seconds: float,
 ) -> Manifest:
     parts = publication.parts.values()
-    return Manifest(
-        format="eoctl.manifest",
-        version=1,
-        store=opened.store.record.id,
-        pipeline=opened.pipeline.name,
-        kind="checkpoint",
-        id=publication.checkpoint,
-        txid=session.txid,
-        created_at=opened.store.ambient.now(),
-        attempt=opened.attempt,
-        hash=opened.store.hash,
-        engine=ENGINE,
-        operators=operators,
-        packs=_packs(session, operators),
-        metrics=Metrics(
-            full_bytes=tally.total_bytes,
-            added_bytes=tally.added_bytes,
-            stored_bytes=tally.stored_bytes,
-            in_flight_bytes=sum(part.in_flight_bytes for part in parts),
-            duration_micros=_micros(publication.seconds + upload_seconds),
-            alignment_micros=_micros(max(part.alignment_seconds for part in parts)),
-            snapshot_micros=_micros(max(part.snapshot_seconds for part in parts)),
-            upload_micros=_micros(upload_seconds),
-            timeout_micros=_micros(publication.timeout_seconds),
-        ),
-        base=0 if session.base is None else session.base.id,
-        host=opened.store.ambient.host,
+    metrics = Metrics(
+        full_bytes=tally.total_bytes,
+        added_bytes=tally.added_bytes,
+        stored_bytes=tally.stored_bytes,
+        in_flight_bytes=sum(part.in_flight_bytes for part in parts),
+        duration_micros=_micros(publication.seconds + upload_seconds),
+        alignment_micros=_micros(max(part.alignment_seconds for part in parts)),
+        snapshot_micros=_micros(max(part.snapshot_seconds for part in parts)),
+        upload_micros=_micros(upload_seconds),
+        timeout_micros=_micros(publication.timeout_seconds),
+    )
+    return replace(
+        checkpoint_manifest(opened, session, publication.checkpoint, operators, metrics),
         tags=publication.tags,
         sources=_sources(publication),
         sinks=_sinks(publication),
@@ -213,9 +197,3 @@ def _watermarks(publication: Publication) -> dict[str, str]:
 def _by_node(publication: Publication) -> Iterable[tuple[Node, list[SubtaskFiles]]]:
     for node in publication.graph.nodes:
         yield node, [publication.parts[node.uid, subtask] for subtask in range(node.parallelism)]
-
-
-def _packs(session: Session, operators: tuple[OperatorState, ...]) -> tuple[PackRef, ...]:
-    files = (file for operator in operators for subtask in operator.subtasks for file in subtask.files)
-    keys = {key for file in files if not isinstance(file.place, Whole) for key in packs_of(file)}
-    return tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(keys))

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from operator import attrgetter
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from eoctl.engines.source import Captured, StateSource
 from eoctl.services.resolve import row_of
@@ -198,30 +199,17 @@ def _manifest(
 ) -> Manifest:
     session, tally = ingest.session, ingest.tally
     kinds = {operator.engine.kind for operator in operators}
-    return Manifest(
-        format="eoctl.manifest",
-        version=1,
-        store=opened.store.record.id,
-        pipeline=opened.pipeline.name,
-        kind="checkpoint",
-        id=ingest.checkpoint,
-        txid=session.txid,
-        created_at=opened.store.ambient.now(),
-        attempt=opened.attempt,
-        hash=opened.store.hash,
+    metrics = Metrics(
+        full_bytes=tally.total_bytes,
+        added_bytes=tally.added_bytes,
+        stored_bytes=tally.stored_bytes,
+        duration_micros=duration_micros,
+        snapshot_micros=snapshot_micros,
+        upload_micros=duration_micros - snapshot_micros,
+    )
+    return replace(
+        checkpoint_manifest(opened, session, ingest.checkpoint, operators, metrics),
         engine=Engine(kind=kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "eoctl"),
-        operators=operators,
-        packs=_packs(session, operators),
-        metrics=Metrics(
-            full_bytes=tally.total_bytes,
-            added_bytes=tally.added_bytes,
-            stored_bytes=tally.stored_bytes,
-            duration_micros=duration_micros,
-            snapshot_micros=snapshot_micros,
-            upload_micros=duration_micros - snapshot_micros,
-        ),
-        base=0 if session.base is None else session.base.id,
-        host=opened.store.ambient.host,
         tags=tuple(sorted(set(request.tags))),
         sources=tuple(SourceOffsets(uid=uid, offsets=dict(at)) for uid, at in sorted(request.offsets.items())),
         sinks=request.sinks,
@@ -229,12 +217,31 @@ def _manifest(
     )
 
 
-def _packs(session: Session, operators: tuple[OperatorState, ...]) -> tuple[PackRef, ...]:
-    if not session.pack_bytes:
-        return ()
+def checkpoint_manifest(
+    opened: Opened, session: Session, checkpoint: int, operators: tuple[OperatorState, ...], metrics: Metrics
+) -> Manifest:
+    """A checkpoint of this attempt, by this session, of these operators; its packs are those that their files need."""
     files = (file for operator in operators for subtask in operator.subtasks for file in subtask.files)
-    keys = {key for file in files if not isinstance(file.place, Whole) for key in packs_of(file)}
-    return tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(keys))
+    packed = (file for file in files if not isinstance(file.place, Whole)) if session.pack_bytes else ()
+    packs = {key for file in packed for key in packs_of(file)}
+    return Manifest(
+        format="eoctl.manifest",
+        version=1,
+        store=opened.store.record.id,
+        pipeline=opened.pipeline.name,
+        kind="checkpoint",
+        id=checkpoint,
+        txid=session.txid,
+        created_at=opened.store.ambient.now(),
+        attempt=opened.attempt,
+        hash=opened.store.hash,
+        engine=Engine(kind="eoctl"),
+        operators=operators,
+        packs=tuple(PackRef(key, session.pack_bytes[key]) for key in sorted(packs)),
+        metrics=metrics,
+        base=0 if session.base is None else session.base.id,
+        host=opened.store.ambient.host,
+    )
 
 
 def _committed_before(session: Session, request: Request, captured: list[Captured]) -> Created | None:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from eoctl.runtime.records import Batch
 from eoctl.runtime.sinks.protocol import CommitPermit, Committer, Delivery, SinkContext
-from eoctl.runtime.sinks.sqlite import check_attempt, quoted, row_of, upsert
+from eoctl.runtime.sinks.sql import check_attempt, check_key, quoted, row_of, upsert
 from formats.errors import CorruptError, InvalidInputError, UnavailableError, UsageError
 from formats.manifest import Transaction
 
@@ -47,10 +47,7 @@ class PostgresTable(Struct, frozen=True, kw_only=True):
     key: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.key or not set(self.key) <= set(self.columns):
-            raise UsageError(
-                f"no key for upserts into {self.table}: {self.key}", hint="name columns that identify a row"
-            )
+        check_key(self.table, self.columns, self.key)
 
     @property
     def delivery(self) -> Delivery:

@@ -9,16 +9,16 @@ bounds.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
 from eoctl.runtime.records import Batch
 from eoctl.runtime.sinks.protocol import Committer, Delivery, SinkContext
-from formats.errors import FencedError, InvalidInputError, UnavailableError, UsageError
+from eoctl.runtime.sinks.sql import check_attempt, check_key, row_of, upsert
+from formats.errors import InvalidInputError, UnavailableError
 from formats.manifest import Transaction
 
 BUSY_SECONDS = 30.0
@@ -33,10 +33,7 @@ class SqliteTable(Struct, frozen=True, kw_only=True):
     key: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.key or not set(self.key) <= set(self.columns):
-            raise UsageError(
-                f"no key for upserts into {self.table}: {self.key}", hint="name columns that identify a row"
-            )
+        check_key(self.table, self.columns, self.key)
 
     @property
     def delivery(self) -> Delivery:
@@ -89,39 +86,6 @@ class SqliteWriter:
             execute("ROLLBACK")
             raise
         execute("COMMIT")
-
-
-def check_attempt(where: str, context: SinkContext, newest: int | None) -> None:
-    """No newer attempt than ours has written to the sink. Raises: FencedError."""
-    if newest is not None and newest > context.attempt:
-        message = f"attempt {context.attempt} of {context.pipeline} is fenced: attempt {newest} writes to {where}"
-        raise FencedError(message, hint="stop this process; another one has taken the pipeline over")
-
-
-def row_of(record: Any, columns: Sequence[str]) -> tuple[Any, ...]:  # noqa: ANN401  (a record of any type)
-    """The columns of a record. Raises: UsageError."""
-    if isinstance(record, Mapping):
-        return tuple(record.get(column) for column in columns)
-    if isinstance(record, list | tuple) and len(record) == len(columns):
-        return tuple(record)
-    raise UsageError(
-        f"a record that is no row of {', '.join(columns)}: {repr(record)[:100]}", hint="map records to tuples or dicts"
-    )
-
-
-def upsert(table: str, columns: Sequence[str], key: Sequence[str], mark: str) -> str:
-    """The statement, as SQLite and PostgreSQL have it."""
-    names = ", ".join(map(quoted, columns))
-    others = [f"{quoted(column)} = excluded.{quoted(column)}" for column in columns if column not in key]
-    action = f"UPDATE SET {', '.join(others)}" if others else "NOTHING"
-    values = ", ".join([mark] * len(columns))
-    target = ", ".join(map(quoted, key))
-    return f"INSERT INTO {quoted(table)} ({names}) VALUES ({values}) ON CONFLICT ({target}) DO {action}"  # noqa: S608
-
-
-def quoted(name: str) -> str:
-    """A name in SQL, whatever it contains; `schema.table` is two."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 
 
 @contextmanager

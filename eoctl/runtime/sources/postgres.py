@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from eoctl.runtime.records import Batch
 from eoctl.runtime.sinks.postgres import told
-from eoctl.runtime.sinks.sqlite import quoted
+from eoctl.runtime.sinks.sql import quoted
 from eoctl.runtime.sources.protocol import ENDED, NOTHING_YET, Polled, Position
 
 if TYPE_CHECKING:

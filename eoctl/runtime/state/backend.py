@@ -37,6 +37,11 @@ class StateSpec(Struct, frozen=True, kw_only=True):
     value: str = ""
     by_group: bool = False
 
+    def info(self) -> StateInfo:
+        """As a manifest tells it."""
+        types = {"key": self.key, "namespace": self.namespace, "map_key": self.map_key, "value": self.value}
+        return StateInfo(name=self.name, kind=self.kind, properties={k: v for k, v in types.items() if v})
+
 
 class TableFile(Struct, frozen=True):
     """A sorted table on local disk, below the subtask's directory. Later ones replace rows of earlier ones.

@@ -160,12 +160,7 @@ class HeapState:
         return HeapFrozen(self, taken)
 
     def describe(self) -> tuple[StateInfo, ...]:
-        infos = []
-        for name, table in sorted(self._tables.items()):
-            spec = table.spec
-            types = {"key": spec.key, "namespace": spec.namespace, "map_key": spec.map_key, "value": spec.value}
-            infos.append(StateInfo(name=name, kind=spec.kind, properties={k: v for k, v in types.items() if v}))
-        return tuple(infos)
+        return tuple(self._tables[name].spec.info() for name in sorted(self._tables))
 
     def sweep(self, keep: frozenset[str]) -> None:
         if self.directory.is_dir():
