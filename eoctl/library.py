@@ -11,13 +11,14 @@ Everything here forwards to one service; values are frozen records with the fiel
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from eoctl.ambient import system_ambient
-from eoctl.engines.directory import DirectorySource
-from eoctl.engines.source import StateSource
 from eoctl.services import (
     check,
     destroy,
@@ -29,20 +30,25 @@ from eoctl.services import (
     inspect,
     resolve,
     restore,
+    savepoint,
+    state,
     stats,
     verify,
     writers,
 )
 from eoctl.services.check_values import PipelineCheck
-from eoctl.services.checkpoint import Opened, Part, Request, create_checkpoint
 from eoctl.services.destroy import Destruction
+from eoctl.services.executors import executor_of
 from eoctl.services.fork import Forked
 from eoctl.services.gc import GRACE_SECONDS, KEEP_TRASH_SECONDS
 from eoctl.services.gc_rows import GcRun, PipelineGc
+from eoctl.services.rescale import Deal, RestoredState, restore_rows
 from eoctl.services.retention import Policy
+from eoctl.services.savepoint import Wish
+from eoctl.services.savepoint_values import SavepointCreated
+from eoctl.services.state import StateListRow
 from eoctl.services.store_values import StoreInfo, StoreStats
 from eoctl.services.values import (
-    Created,
     Difference,
     Explanation,
     FileRow,
@@ -53,16 +59,13 @@ from eoctl.services.values import (
     SnapshotRow,
     Verification,
 )
-from eoctl.states import PipelineStates
-from formats.errors import UsageError
+from eoctl.states import held, mapping_of, opened
+from eoctl.writer import Writer
 from formats.ids import HashAlgorithm, PipelineId
-from formats.manifest import SinkState
+from formats.state_text import RowText, bytes_of
 from storage import store as stores
 from storage.backends.urls import open_place
 from storage.store import Store
-
-State = str | Path | StateSource
-Offsets = Mapping[str, Mapping[str, int | str]]
 
 
 def init_store(url: str | Path, *, hash_name: str = "blake3", allow_network_fs: bool = False) -> StoreHandle:
@@ -129,7 +132,7 @@ class StoreHandle:
         return gc.collect(self._store, list(names), options)
 
 
-class PipelineHandle(PipelineStates):
+class PipelineHandle:
     """One pipeline of a store. A snapshot is named by its id, its name, or `latest`."""
 
     def __init__(self, store: Store, pipeline: PipelineId) -> None:
@@ -267,58 +270,87 @@ class PipelineHandle(PipelineStates):
         """
         return destroy.destroy(self._store, self._pipeline, dry_run=dry_run)
 
+    def savepoint(
+        self,
+        snapshot: str | int | Path,
+        name: str = "",
+        *,
+        to: str | Path | None = None,
+        remap: Mapping[str, str] | None = None,
+        drop: Iterable[str] = (),
+        merge: bool = False,
+        max_parallelism: int = 0,
+        executor: str | None = "0",
+        tags: Iterable[str] = (),
+    ) -> SavepointCreated:
+        """A portable savepoint of the snapshot: `name` in the store, or the folder `to`.
+
+        A `Path` is a savepoint's folder, or a snapshot of Flink. `executor`: how many processes, or a Dask cluster.
+        Raises: ConflictError (the name is taken), IncompatibleError (a mapping that does not fit), UnsupportedError.
+        """
+        mapping = mapping_of(remap, drop, merge=merge)
+        with held(self._store, self._pipeline, snapshot) as source, executor_of(executor) as pool:
+            wish = Wish(mapping=mapping, executor=pool, tags=tuple(tags), max_parallelism=max_parallelism)
+            if to is not None:
+                return savepoint.create_folder(source, Path(to), wish, elapsed=self._store.ambient.elapsed)
+            return savepoint.create_in_store(replace(source, pipeline=self._pipeline.name), self._store, name, wish)
+
+    def export_savepoint(self, name: str, to: str | Path) -> None:
+        """`to` is the folder of the savepoint, every byte of it checked."""
+        savepoint.export(self._store, self._resolve(name), Path(to))
+
+    def import_savepoint(self, folder: str | Path, name: str, *, tags: Iterable[str] = ()) -> SavepointCreated:
+        """The store has the savepoint of that folder, which was checked throughout first."""
+        return savepoint.import_folder(self._store, self._pipeline, name, Path(folder), tuple(tags))
+
+    def restore_state(
+        self,
+        snapshot: str | int | Path,
+        to: str | Path,
+        *,
+        parallelism: int = 0,
+        max_parallelism: int = 0,
+        operator: str | None = None,
+        remap: Mapping[str, str] | None = None,
+        drop: Iterable[str] = (),
+        merge: bool = False,
+    ) -> RestoredState:
+        """`to` holds the state by rows, dealt out to `parallelism` subtasks (0: as many as there were).
+
+        Raises: IncompatibleError, UnsupportedError, CorruptError.
+        """
+        mapping = mapping_of(remap, drop, merge=merge)
+        deal = Deal(parallelism=parallelism, max_parallelism=max_parallelism, operator=operator, mapping=mapping)
+        elapsed = self._store.ambient.elapsed
+        with (
+            held(self._store, self._pipeline, snapshot) as source,
+            tempfile.TemporaryDirectory(prefix="eoctl-restore-") as scratch,
+        ):
+            return restore_rows(source, Path(to), deal, scratch=Path(scratch), elapsed=elapsed)
+
+    def states(self, snapshot: str | int | Path) -> tuple[StateListRow, ...]:
+        """The states of the snapshot, with the types of their bytes as far as they are known."""
+        with opened(self._store, self._pipeline, snapshot) as source:
+            return state.list_states(source)
+
+    def scan(
+        self,
+        snapshot: str | int | Path,
+        operator: str | None = None,
+        name: str | None = None,
+        *,
+        key: str | None = None,
+    ) -> Iterator[dict[str, object]]:
+        """The rows of a state, decoded as `state scan --jsonl` prints them; of one key, written as on the command line.
+
+        Raises: SnapshotNotFoundError (no such state), UsageError (several could be meant), UnsupportedError.
+        """
+        with opened(self._store, self._pipeline, snapshot, operator) as source:
+            holder, table = state.find_state(source, operator, name)
+            wanted = state.Filter(key=None if key is None else bytes_of(key, table.schema.key, "key"))
+            text = RowText(table.schema)
+            for batch in state.scan(holder, table, wanted):
+                yield from text.rows(batch)
+
     def _resolve(self, snapshot: str | int) -> resolve.Resolved:
         return resolve.resolve(self._store, str(snapshot), self._pipeline.name)
-
-
-class Writer:
-    """A pipeline's writer: commits checkpoints under its attempt."""
-
-    def __init__(self, opened: Opened) -> None:
-        self._opened = opened
-
-    @property
-    def attempt(self) -> int:
-        return self._opened.attempt
-
-    def checkpoint(
-        self,
-        state: State | Mapping[str, State] | Iterable[Part] | None = None,
-        *,
-        offsets: Offsets | None = None,
-        sinks: Iterable[SinkState] = (),
-        tags: Iterable[str] = (),
-        as_id: int | None = None,
-        link: bool = False,
-    ) -> Created:
-        """A complete checkpoint of `state`: a directory, a source, or one for each `OPERATOR[/SUBTASK]` or `Part`.
-
-        Raises: FencedError when a newer attempt exists; SourceChangedError; CommitUnknownError.
-        """
-        request = Request(
-            parts=_parts(state), offsets=offsets or {}, sinks=tuple(sinks), tags=tuple(tags), as_id=as_id, link=link
-        )
-        return create_checkpoint(self._opened, request)
-
-
-def _parts(state: State | Mapping[str, State] | Iterable[Part] | None) -> tuple[Part, ...]:
-    if state is None:
-        return ()
-    if isinstance(state, str | Path | StateSource):
-        return (Part(source=_source(state)),)
-    if not isinstance(state, Mapping):
-        return tuple(state)
-    parts = []
-    for name, source in state.items():
-        operator, slash, index = name.rpartition("/")
-        if slash and index.isdecimal():
-            parts.append(Part(source=_source(source), operator=operator, subtask=int(index)))
-        elif name:
-            parts.append(Part(source=_source(source), operator=name))
-        else:
-            raise UsageError("a state without an operator's name")
-    return tuple(parts)
-
-
-def _source(state: State) -> StateSource:
-    return DirectorySource(Path(state)) if isinstance(state, (str, Path)) else state
