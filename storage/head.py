@@ -6,6 +6,7 @@ or failure that HEAD does not show. Invariants: docs/protocol.md.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ from storage.backend import Backend, KeyAbsentError, SyncFailedError, Version, V
 from storage.edits import Edit, fenced, touch
 
 MAX_TRIES = 8
+MAX_RACES = 16  # that others win
 GONE = 3  # swaps of HEAD after which one can be without a trace: it, an expiry, an advance
 
 
@@ -89,7 +91,7 @@ def swap_head(
     """
     pipeline = PipelineId(current.head.pipeline)
     uncertain = False  # an earlier send may still take effect, or has
-    for number in range(MAX_TRIES):
+    for number in range(MAX_RACES):
         successor = _stamped(edit(current.head), ambient.new_id())
         data = encode_head(successor)
         last: EoctlError | None = None
@@ -133,8 +135,8 @@ def swap_head(
         # Under our own attempt only we commit, one swap at a time: HEAD moved on without it, so it is lost for good.
         uncertain = uncertain and attempt is None
         current = seen
-        ambient.wait(_pause(number))
-    message = f"HEAD of {pipeline} keeps changing: lost {MAX_TRIES} swaps in a row"
+        ambient.wait(_pause(number) * _spread(successor.nonce))
+    message = f"HEAD of {pipeline} keeps changing: lost {MAX_RACES} swaps in a row"
     raise ConflictError(message, hint="run the command again")
 
 
@@ -194,3 +196,8 @@ def _stamped(head: Head, nonce: str) -> Head:
 def _pause(number: int) -> float:
     """Seconds to wait before try `number` + 2: doubling from 10 ms, at most 1 s."""
     return min(1.0, 0.01 * float(2**number))
+
+
+def _spread(nonce: str) -> float:
+    """From 0.5 to 1.5, evenly: those who lost to the same one do not come back together."""
+    return 0.5 + zlib.crc32(nonce.encode()) / 2**32

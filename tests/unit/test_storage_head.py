@@ -43,7 +43,7 @@ from storage.edits import (
     touch,
     undelete,
 )
-from storage.head import MAX_TRIES, CommittedHead, read_head, swap_head
+from storage.head import MAX_RACES, MAX_TRIES, CommittedHead, read_head, swap_head
 from tests.support.fakes import FakeAmbient, time_text
 from tests.support.faulty import Call, Fault, FaultyBackend, Meanwhile, script
 
@@ -677,11 +677,11 @@ def test_giving_up_while_a_late_copy_arrives_is_unknown(world: World) -> None:
 
 
 def test_a_head_that_never_stands_still_is_a_conflict(world: World) -> None:
-    world.faults(*[Meanwhile(before=lambda: world.other(touch))] * MAX_TRIES)
+    world.faults(*[Meanwhile(before=lambda: world.other(touch))] * MAX_RACES)
     with pytest.raises(ConflictError):
         world.commit()
     assert labels(world.head().live) == []
-    assert len(set(world.faulty.swapped)) == MAX_TRIES
+    assert len(set(world.faulty.swapped)) == MAX_RACES
 
 
 # Trouble on top of trouble
