@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS eoctl_commits (
     sink TEXT, transaction TEXT, checkpoint BIGINT NOT NULL, PRIMARY KEY (sink, transaction)
 );
 """
+LOCK_SECONDS = 60
 _LOCK = 0x656F63746C  # held while the tables are made: two that make one at a time trouble each other
 
 
@@ -61,11 +62,20 @@ class PostgresTable(Struct, frozen=True, kw_only=True):
 
 
 class PostgresTransactions(Struct, frozen=True, kw_only=True):
-    """Rows appended to `table` in two phases; the server needs `max_prepared_transactions` above 0."""
+    """Rows appended to `table` in two phases; the server needs `max_prepared_transactions` above 0.
+
+    `key`: columns with a unique index. A row whose key is there already is left out, so that an older checkpoint than
+    the newest can be restored though its output is visible.
+    """
 
     dsn: str
     table: str
     columns: tuple[str, ...]
+    key: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.key:
+            check_key(self.table, self.columns, self.key)
 
     @property
     def delivery(self) -> Delivery:
@@ -123,12 +133,16 @@ class PreparingWriter:
         self._context = context
         names, marks = ", ".join(map(quoted, sink.columns)), ", ".join(["%s"] * len(sink.columns))
         self._insert = f"INSERT INTO {quoted(sink.table)} ({names}) VALUES ({marks})"  # noqa: S608  (quoted)
+        if sink.key:
+            self._insert += f" ON CONFLICT ({', '.join(map(quoted, sink.key))}) DO NOTHING"
         self._records = 0
         name = _name(context, context.transaction_id(2**53))
         if len(name.encode()) > MAX_NAME_BYTES:
             raise UsageError(f"too long for the name of a prepared transaction: {name}", hint="choose a shorter uid")
         self._connection = connected(sink.dsn)
         with told(sink.table):
+            # A zombie's transaction may hold a key of ours: the next attempt rolls it back.
+            self._connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
             row = self._connection.execute("SHOW max_prepared_transactions").fetchone()
             if row is None or int(row[0]) == 0:
                 raise UsageError(
@@ -211,6 +225,8 @@ class PreparedCommitter:
         return gone
 
     def visible_after(self, checkpoint: int) -> tuple[str, ...]:
+        if self._sink.key:
+            return ()
         with told(self._sink.table):
             rows = self._connection.execute(
                 "SELECT transaction FROM eoctl_commits WHERE sink = %s AND checkpoint > %s ORDER BY checkpoint",

@@ -1,0 +1,62 @@
+"""The billing example on a real PostgreSQL: killed at random moments, a newest checkpoint that is damaged.
+
+`EOCTL_TEST_LONG=1` kills it 200 times, otherwise 20.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eoctl.library import init_store
+from tests.support import billing
+from tests.support.postgres import Postgres, running_postgres
+
+KILLS = 200 if os.environ.get("EOCTL_TEST_LONG") == "1" else 20
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with running_postgres() as found:
+        yield found
+
+
+@pytest.fixture
+def dsn(server: Postgres, request: pytest.FixtureRequest) -> str:
+    name = f"db{abs(hash(request.node.nodeid))}"
+    query(server.uri(), f"CREATE DATABASE {name}")
+    return server.uri(name)
+
+
+def query(dsn: str, text: str) -> list[Any]:
+    import psycopg
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(text.encode())
+        return [] if cursor.description is None else list(cursor.fetchall())
+
+
+def check(dsn: str, folder: Path) -> None:
+    """Invoices, ledger and mails are exactly what is due, and nothing is left prepared."""
+    due = billing.expected(billing.events_in(folder / "in"))
+    assert sorted(query(dsn, "SELECT * FROM invoices")) == due
+    assert sorted(query(dsn, "SELECT * FROM ledger")) == billing.bookings(due)
+    assert billing.mails_in(folder / "mails") == billing.mails_of(due)
+    assert query(dsn, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()") == []
+
+
+def test_invoices_ledger_and_mails_are_exact_after_kills_at_random_moments(dsn: str, tmp_path: Path) -> None:
+    init_store(tmp_path / "store")
+    folder = tmp_path / "billing"
+
+    def more(life: int) -> None:
+        billing.example.made_up_events(folder / "in", 700, first_hour=3 * life, hours=3)
+
+    settings = {"BILLING_POSTGRES": dsn, "BILLING_INTERVAL": "0.03", "BILLING_BATCH": "40", "BILLING_PARALLELISM": "2"}
+    billing.killed_often(tmp_path / "store", folder, KILLS, settings, more=more)
+    check(dsn, folder)
