@@ -2,6 +2,9 @@
 
 A column `typed_X` stands beside `X` where the type of X is known and nothing in it is opaque. It is made from the raw
 bytes, never read back. Numbers, booleans, strings of ASCII and time windows are made without a loop over rows.
+
+A value that cannot be shown, as one of a class that nobody told or text that is no Unicode, is null, and counted. A
+POJO of which there are subclasses has the fields of all, and `$class`: the name of the subclass, null where it is none.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import sys
 from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from formats.datatype import (
     DataType,
@@ -28,7 +33,7 @@ from formats.datatype import (
     is_known,
     parse,
 )
-from formats.errors import CorruptError
+from formats.errors import CorruptError, UnsupportedError
 from formats.state import StateSchema, row_schema
 from formats.types import decode
 
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PREFIX = "typed_"
+CLASS = "$class"
 _SHORT = 128
 _NUMBERS = {"long": "q", "int": "i", "short": "h", "byte": "b", "double": "d", "float": "f"}
 _TEXT = {
@@ -76,10 +82,30 @@ def arrow_type(data_type: DataType) -> pa.DataType:
         case TupleOf(fields):
             return pa.struct([(f"f{place}", arrow_type(field)) for place, field in enumerate(fields)])
         case RecordOf() | RowOf():
-            return pa.struct([(name, arrow_type(field)) for name, field in data_type.fields])
+            return pa.struct([(name, arrow_type(field)) for name, field in _fields(data_type)])
         case TimerOf(key, namespace):
             parts = [("time", pa.int64()), ("key", arrow_type(key)), ("namespace", arrow_type(namespace))]
             return pa.struct(parts)
+
+
+def _fields(data_type: RecordOf | RowOf) -> list[tuple[str, DataType]]:
+    """The fields of a row or a POJO and its subclasses, each once; a name stands twice where it has two types."""
+    fields = list(data_type.fields)
+    if isinstance(data_type, RecordOf) and (subclasses := (*data_type.registered, *data_type.others)):
+        fields.append((CLASS, Simple("string")))
+        fields += [field for one in subclasses if isinstance(one, RecordOf) for field in _fields(one)]
+    return list(dict.fromkeys(fields))
+
+
+class Unshown(Struct):
+    """Values that have no typed one, and why the first has none."""
+
+    count: int = 0
+    reason: str = ""
+
+    def add(self, reason: str) -> None:
+        self.count += 1
+        self.reason = self.reason or reason
 
 
 class TypedColumns:
@@ -95,13 +121,15 @@ class TypedColumns:
         if schema.kind == "timer":
             typed.append(pa.field(f"{PREFIX}time", pa.int64()))
         self._timer = schema.kind == "timer"
+        self._name = schema.name
+        self._unshown = Unshown()
         self.schema = pa.schema([*row_schema(), *typed])
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch with the typed columns. Raises: CorruptError where bytes are not of their type."""
         import pyarrow as pa  # noqa: PLC0415  (heavy)
 
-        typed = [decode_column(found, batch.column(name)) for name, found in self._types.items()]
+        typed = [decode_column(found, batch.column(name), self._unshown) for name, found in self._types.items()]
         if self._timer:
             times = _numbers(batch.column("map_key"), "q")
             import pyarrow.compute as pc  # noqa: PLC0415
@@ -109,9 +137,18 @@ class TypedColumns:
             typed.append(pc.bit_wise_xor(times, pa.scalar(-(1 << 63), pa.int64())))
         return pa.record_batch([*batch.columns, *typed], schema=self.schema)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not shown so far."""
+        found = self._unshown
+        if not found.count:
+            return ()
+        many = "1 value is" if found.count == 1 else f"{found.count:,} values are"
+        return (f"{self._name}: {many} bytes only, and null in the typed column: {found.reason}",)
 
-def decode_column(data_type: DataType, column: pa.Array) -> pa.Array:
-    """The values of a column of raw bytes; null where the bytes are null. Raises: CorruptError."""
+
+def decode_column(data_type: DataType, column: pa.Array, unshown: Unshown | None = None) -> pa.Array:
+    """The values of a column of raw bytes; null where the bytes are, or cannot be shown. Raises: CorruptError."""
     import pyarrow as pa  # noqa: PLC0415  (heavy)
     import pyarrow.compute as pc  # noqa: PLC0415
 
@@ -126,12 +163,33 @@ def decode_column(data_type: DataType, column: pa.Array) -> pa.Array:
             return pa.StructArray.from_arrays(ends, fields=list(arrow_type(data_type)))
         if data_type.name == "string" and (plain := _ascii(column)) is not None:
             return plain
+    unshown = Unshown() if unshown is None else unshown
     to_plain = _plainly(data_type)
-    values = [None if raw is None else to_plain(decode(data_type, raw)) for raw in column.to_pylist()]
+    values: list[object] = []
+    for raw in column.to_pylist():
+        try:
+            values.append(None if raw is None else to_plain(decode(data_type, raw)))
+        except UnsupportedError as error:
+            unshown.add(error.message)
+            values.append(None)
     try:
-        return pa.array(values, arrow_type(data_type))
+        return _array(values, arrow_type(data_type), unshown)
     except pa.ArrowException as error:
         raise CorruptError(f"a value that its type cannot hold: {str(error)[:200]}") from error
+
+
+def _array(values: list[object], arrow: pa.DataType, unshown: Unshown) -> pa.Array:
+    """The values as a column; null where a text is half a pair of surrogates, which Java's strings can hold."""
+    import pyarrow as pa  # noqa: PLC0415  (heavy)
+
+    try:
+        return pa.array(values, arrow)
+    except UnicodeEncodeError as error:
+        if len(values) == 1:
+            unshown.add(f"text that is no Unicode: {error.reason}")
+            return pa.nulls(1, arrow)
+    half = len(values) // 2
+    return pa.concat_arrays([_array(values[:half], arrow, unshown), _array(values[half:], arrow, unshown)])
 
 
 def _numbers(column: pa.Array, code: str) -> pa.Array:
@@ -189,10 +247,9 @@ def _is_plain(data_type: DataType) -> bool:
         case EitherOf():
             return False
         case RecordOf() | RowOf():
-            names = [name for name, _ in data_type.fields]
-            return (
-                bool(names) and len(set(names)) == len(names) and all(_is_plain(field) for _, field in data_type.fields)
-            )
+            fields = _fields(data_type)
+            names = [name for name, _ in fields]
+            return bool(names) and len(set(names)) == len(names) and all(_is_plain(field) for _, field in fields)
         case ListOf(element) | JoinedOf(element) | NullableOf(element):
             return _is_plain(element)
         case MapOf(one, other) | TimerOf(one, other):
@@ -229,11 +286,11 @@ def _plainly(data_type: DataType) -> Callable[[Any], Any]:
                 else {f"f{at}": inner(one) for at, (inner, one) in enumerate(zip(inners, value, strict=True))}
             )
         case RecordOf() | RowOf():
-            named = {name: _plainly(field) for name, field in data_type.fields}
+            named = {name: _plainly(field) for name, field in _fields(data_type)}
             return lambda value: (
                 None
                 if value is None
-                else {name: None if value[name] is None else inner(value[name]) for name, inner in named.items()}
+                else {name: None if one is None else named[name](one) for name, one in value.items() if name in named}
             )
         case Simple("time-window"):
             return lambda value: {"start": value[0], "end": value[1]}

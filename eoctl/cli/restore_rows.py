@@ -33,7 +33,9 @@ def restore_rows(
         with tempfile.TemporaryDirectory(prefix="eoctl-restore-") as scratch:
             elapsed = invocation.ambient.elapsed
             restored = restore_state(source, target, deal, scratch=Path(scratch), elapsed=elapsed)
-    value = {**fields_of(restored), "fell_back_from": [], "linked_files": 0, "notes": []}
+    value = {**fields_of(restored), "fell_back_from": [], "linked_files": 0}
+    for note in restored.notes:
+        invocation.out.notice(note)
     invocation.out.answer("restore", value, lambda: _lines(restored, invocation.out), brief=lambda: [restored.target])
 
 

@@ -102,6 +102,8 @@ def create(
             store = invocation.open_store() if to is None else invocation.open_other(to)
             owner = pipeline if pipeline and is_foreign(snapshot) else source.pipeline
             created = create_in_store(replace(source, pipeline=owner), store, name or _name_of(source), wish)
+    for note in created.notes:
+        invocation.out.notice(note)
     invocation.out.answer(
         "savepoint.create",
         _document(created),

@@ -269,6 +269,8 @@ def export(
         holder, table = find_state(source, operator, state)
         wanted = _filter(table, None, key_groups, prefix)
         exported = export_rows(holder, table, wanted, Path(to).expanduser(), raw=raw)
+        for note in exported.notes:
+            invocation.out.notice(note)
         invocation.out.answer(
             "state.export",
             {"snapshot": source.address, **fields_of(exported)},

@@ -63,6 +63,7 @@ class RestoredState(Struct, frozen=True, kw_only=True):
     remapped: dict[str, str]
     dropped: tuple[str, ...]
     non_restored: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Deal(Struct, frozen=True, kw_only=True):
@@ -92,11 +93,12 @@ def restore_rows(
             create_folder(source, interim, wish, elapsed=elapsed)
             source = replace(source_of_folder(interim)[1], address=source.address)
         subtasks: list[RestoredSubtask] = []
+        notes: list[str] = []
         offsets = {one.uid: dict(one.offsets) for one in source.sources}
         for operator in _chosen(source, deal.operator):
             parallelism = deal.parallelism or operator.state.parallelism or 1
             positions = assigned(offsets.get(operator.state.uid, {}), parallelism)
-            dealt = _dealt(operator, parallelism, temporary, target)
+            dealt = _dealt(operator, parallelism, temporary, target, notes)
             subtasks += [replace(found, offsets=positions[found.subtask]) for found in dealt]
         written = [path for path in temporary.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in written)
@@ -118,6 +120,7 @@ def restore_rows(
         remapped={str(move.old): str(move.new) for move in moves if move.action in {"remapped", "merged"}},
         dropped=tuple(str(move.old) for move in moves if move.action == "dropped"),
         non_restored=tuple(str(move.old) for move in moves if move.action == "not restored"),
+        notes=tuple(notes),
     )
 
 
@@ -129,8 +132,10 @@ def _chosen(source: SnapshotSource, name: str | None) -> list[SourceOperator]:
     return found
 
 
-def _dealt(operator: SourceOperator, parallelism: int, root: Path, target: Path) -> Iterator[RestoredSubtask]:
-    """The operator's state is below `root`, a directory for each subtask."""
+def _dealt(
+    operator: SourceOperator, parallelism: int, root: Path, target: Path, notes: list[str]
+) -> Iterator[RestoredSubtask]:
+    """The operator's state is below `root`, a directory for each subtask; what is to be noted is in `notes`."""
     state = operator.state
     uid = state.uid or state.id
     tables = operator.open()
@@ -157,6 +162,7 @@ def _dealt(operator: SourceOperator, parallelism: int, root: Path, target: Path)
             with told(place / name), (place / name).open("xb") as file:
                 typed = (columns(batch) for batch in batches)
                 rows += write_table(file, table.schema, typed, columns=columns.schema).rows
+            notes += [f"{uid}/{subtask}/{note}" for note in columns.notes]
         _carry(operator, subtask, place)
         yield RestoredSubtask(
             uid=uid,

@@ -68,11 +68,11 @@ def create_in_store(source: SnapshotSource, store: Store, name: str, wish: Wish)
     began = store.ambient.elapsed()
     with _scratch(store) as folder:
         moves = plan_remap(names_of(source), wish.mapping)
-        head = _built(folder, source, moves, wish)
+        head, notes = _built(folder, source, moves, wish)
         if head.hash != store.hash:
             head = _rehashed(folder, head, store.hash)
         row = _commit(store, pipeline, name, folder, head, wish.tags, link=True)
-        return _created(row, head, move_rows(source, moves), store.ambient.elapsed() - began)
+        return _created(row, head, move_rows(source, moves), store.ambient.elapsed() - began, notes)
 
 
 def create_folder(
@@ -82,9 +82,9 @@ def create_folder(
     began = elapsed()
     with fresh_directory(target) as temporary:
         moves = plan_remap(names_of(source), wish.mapping)
-        head = _built(temporary, source, moves, wish)
+        head, notes = _built(temporary, source, moves, wish)
         sync_tree(temporary, 1 + sum(1 for _ in parts_of(head)))
-    return _created(folder_row(target, head), head, move_rows(source, moves), elapsed() - began)
+    return _created(folder_row(target, head), head, move_rows(source, moves), elapsed() - began, notes)
 
 
 @contextmanager
@@ -98,7 +98,9 @@ def held_source(store: Store, resolved: Resolved, scratch: Path | None = None) -
         yield source
 
 
-def _built(folder: Path, source: SnapshotSource, moves: Sequence[Move], wish: Wish) -> SavepointHead:
+def _built(
+    folder: Path, source: SnapshotSource, moves: Sequence[Move], wish: Wish
+) -> tuple[SavepointHead, tuple[str, ...]]:
     return build(
         folder,
         source,
@@ -379,7 +381,9 @@ def _engine(head: SavepointHead) -> Engine:
     return Engine(kind=kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "eoctl")
 
 
-def _created(row: SnapshotRow, head: SavepointHead, moves: tuple[MoveRow, ...], seconds: float) -> SavepointCreated:
+def _created(
+    row: SnapshotRow, head: SavepointHead, moves: tuple[MoveRow, ...], seconds: float, notes: tuple[str, ...] = ()
+) -> SavepointCreated:
     states = saved_states(head)
     return SavepointCreated(
         snapshot=row,
@@ -391,4 +395,5 @@ def _created(row: SnapshotRow, head: SavepointHead, moves: tuple[MoveRow, ...], 
         non_restored=tuple(move.old for move in moves if move.action == "not restored"),
         rows=sum(state.rows for state in states),
         seconds=seconds,
+        notes=notes,
     )

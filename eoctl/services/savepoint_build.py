@@ -101,8 +101,8 @@ def build(
     executor: Executor | None = None,
     progress: Told = lambda _: None,
     max_parallelism: int = 0,
-) -> SavepointHead:
-    """`folder` holds the savepoint, head and all. `max_parallelism`: keys are hashed anew; 0: they stay.
+) -> tuple[SavepointHead, tuple[str, ...]]:
+    """`folder` holds the savepoint, head and all; and what is to be noted. `max_parallelism`: keys are hashed anew.
 
     Raises: IncompatibleError, UnsupportedError, CorruptError, BadManifestError, NoSpaceError.
     """
@@ -122,8 +122,10 @@ def build(
     for _ in _run(executor, _write, [part for parts in split for part in parts]):
         pass
     finals = [_joined(write, parts) for (_, write), parts in zip(jobs, split, strict=True)]
-    for (place, _), table in zip(jobs, _run(executor, _write, finals), strict=True):
+    notes: list[str] = []
+    for (place, _), (table, found) in zip(jobs, _run(executor, _write, finals), strict=True):
         tables.setdefault(place, []).append(table)
+        notes += [f"{operators[place].uid or operators[place].id}/{note}" for note in found]
         progress(table.rows)
     shutil.rmtree(folder / _RUNS, ignore_errors=True)
     uids = {move.old.uid: move.new for move in moves}
@@ -143,7 +145,7 @@ def build(
     )
     with told(folder):
         (folder / HEAD_NAME).write_bytes(encode_head(head))
-    return head
+    return head, tuple(notes)
 
 
 def _renamed(uids: dict[str, OperatorName | None], uid: str) -> str | None:
@@ -345,8 +347,8 @@ def _run(executor: Executor | None, work: Callable[[_Job], _Result], jobs: Seque
             future.cancel()
 
 
-def _write(write: _Write) -> SavepointTable:
-    """The table is written. Runs in any process."""
+def _write(write: _Write) -> tuple[SavepointTable, tuple[str, ...]]:
+    """The table is written; and what is to be noted of it. Runs in any process."""
     schema = write.schema
     scans = [
         table.scan()
@@ -368,7 +370,8 @@ def _write(write: _Write) -> SavepointTable:
     with Path(write.target).open("rb") as written:
         digest = digest_of(written, write.algorithm)
     size = Path(write.target).stat().st_size
-    return SavepointTable(path=write.path, bytes=size, digest=digest, rows=stats.rows, schema=schema)
+    table = SavepointTable(path=write.path, bytes=size, digest=digest, rows=stats.rows, schema=schema)
+    return table, columns.notes
 
 
 def within(batches: Iterable[pa.RecordBatch], limit: int, what: str) -> Iterator[pa.RecordBatch]:

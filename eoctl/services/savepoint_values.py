@@ -43,6 +43,7 @@ class SavepointCreated(Struct, frozen=True, kw_only=True):
     non_restored: tuple[str, ...]
     rows: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 class SavepointDetail(Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ class Exported(Struct, frozen=True, kw_only=True):
     state: str
     rows: int
     bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def export_rows(
@@ -42,11 +43,13 @@ def export_rows(
         raise UsageError(f"a file that is neither .parquet nor .jsonl: {target.name}", hint="--to rows.parquet")
     schema = table.schema
     rows = 0
+    notes: tuple[str, ...] = ()
     with _new_file(target) as file:
         if target.suffix == ".parquet":
             columns = TypedColumns(replace(schema, key="", namespace="", map_key="", value="") if raw else schema)
             batches = (columns(batch) for batch in scan(operator, table, wanted))
             rows = write_table(file, schema, batches, columns=columns.schema).rows
+            notes = columns.notes
         else:
             text = RowText(schema, raw=raw)
             for batch in scan(operator, table, wanted):
@@ -54,7 +57,9 @@ def export_rows(
                 file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogatepass"))
                 rows += len(lines)
     size = target.stat().st_size
-    return Exported(path=str(target), operator=str(operator.name), state=schema.name, rows=rows, bytes=size)
+    return Exported(
+        path=str(target), operator=str(operator.name), state=schema.name, rows=rows, bytes=size, notes=notes
+    )
 
 
 @contextmanager

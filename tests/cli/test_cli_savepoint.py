@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from blake3 import blake3
 
@@ -371,3 +372,25 @@ def test_a_list_of_states_needs_no_file(eoctl_with_state: CommandLine, monkeypat
     monkeypatch.setattr("eoctl.services.savepoint_sources.extracted", None)
     for address in ("orders@2", "orders@kept"):
         assert json.loads(eoctl_with_state.ok("state", "list", address, "--json").out)["states"] == by_rows
+
+
+def test_what_cannot_be_shown_is_carried_as_bytes_and_told(eoctl: CommandLine) -> None:
+    eoctl.ok("store", "init")
+    store = open_store(open_place(str(eoctl.store), "t" * 12), system_ambient())
+    zoo = StateSchema(
+        name="zoo", kind="value", key="string", value="pojo<lab.Animal; legs: int; pojo<lab.Fish; legs: int>>"
+    )
+    untold = b"\x08\x07\x02\x00\x00\x00\x00\x00"  # the eighth of the registered subclasses
+    group, key, *_ = row("k1", 1)
+    states = ((zoo, [(group, key, b"", b"", untold)]),)
+    table_checkpoint(store, "zoo", {"animals": Operator(states=states)}, eoctl.home / "tables")
+    for words in (("savepoint", "create", "zoo@1", "--to", "out"), ("restore", "./out", "--to", "dealt")):
+        done = eoctl(*words, "--json")
+        assert done.code == 0
+        assert "zoo: 1 value is bytes only, and null in the typed column: a POJO of a subclass" in done.err
+        assert len(json.loads(done.out)["notes"]) == 1
+    done = eoctl("state", "export", "./out", "--to", "zoo.parquet")
+    assert done.code == 0
+    assert "1 value is bytes only" in done.err
+    (shown,) = pq.read_table("zoo.parquet").to_pylist()
+    assert (shown["value"], shown["typed_value"], shown["typed_key"]) == (untold, None, "k1")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from formats.errors import CorruptError
 from formats.state import StateSchema
 from formats.types import decode, encode, parse
-from formats.types_arrow import TypedColumns, arrow_type, decode_column
+from formats.types_arrow import TypedColumns, Unshown, arrow_type, decode_column
 from tests.support.states import batch_of
 
 _VALUES: dict[str, st.SearchStrategy[object]] = {
@@ -72,3 +72,44 @@ def test_a_timer_shows_its_time() -> None:
     batch = columns(batch_of(rows))
     assert batch["typed_time"].to_pylist() == times
     assert batch["typed_namespace"].to_pylist() == [{"start": 0, "end": n} for n in range(3)]
+
+
+_ANIMAL = "pojo<lab.Animal; legs: int; pojo<lab.Bird; legs: int, wings: int>; pojo<lab.Fish; legs: int>>"
+
+
+def test_a_subclass_has_its_fields_and_its_name() -> None:
+    found = parse(_ANIMAL)
+    values: list[dict[str, object] | None]
+    values = [{"legs": 4}, {"$class": "lab.Bird", "legs": 2, "wings": 2}, {"$class": "lab.Fish", "legs": 0}, None]
+    typed = decode_column(found, pa.array([encode(found, value) for value in values], pa.binary()))
+    nothing: dict[str, object] = {"legs": None, "$class": None, "wings": None}
+    assert typed.to_pylist() == [None if value is None else nothing | value for value in values]
+
+
+def test_subclasses_that_name_one_field_for_two_types_have_no_column() -> None:
+    text = "pojo<lab.Animal; legs: int; pojo<lab.Bird; legs: int, song: string>; pojo<lab.Fish; song: long>>"
+    schema = TypedColumns(StateSchema(name="s", kind="value", value=text)).schema
+    assert schema.names == ["key_group", "key", "namespace", "map_key", "value"]
+
+
+def test_a_value_that_cannot_be_shown_is_null_and_told_and_its_bytes_are_there() -> None:
+    schema = StateSchema(name="zoo", kind="value", value=_ANIMAL)
+    columns = TypedColumns(schema)
+    untold = b"\x08\x07\x02\x00"  # the eighth of the registered subclasses
+    batch = columns(batch_of([(0, b"a", b"", b"", encode(parse(_ANIMAL), {"legs": 4})), (0, b"b", b"", b"", untold)]))
+    assert batch["value"].to_pylist()[1] == untold
+    assert [value and value["legs"] for value in batch["typed_value"].to_pylist()] == [4, None]
+    (note,) = columns.notes
+    assert note.startswith("zoo: 1 value is bytes only, and null in the typed column: a POJO of a subclass")
+
+
+@pytest.mark.parametrize("text", ["string", "list<string>"])
+def test_half_a_pair_of_surrogates_is_told_and_the_rest_is_shown(text: str) -> None:
+    found, unshown = parse(text), Unshown()
+    words: list[object] = ["a", "\ud800", "c", "d"]
+    values = words if text == "string" else [[word] for word in words]
+    typed = decode_column(found, pa.array([encode(found, value) for value in values], pa.binary()), unshown)
+    assert typed.to_pylist() == [
+        value if "\ud800" not in str(value) and value != ["\ud800"] else None for value in values
+    ]
+    assert unshown.count == 1
