@@ -75,6 +75,7 @@ RUN_PAGES = (
     "docs/simulation.md",
     "docs/watching.md",
     "docs/planning.md",
+    "docs/billing.md",
     "docs/flink.md",
 )
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
