@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 
 from formats import canonical
 from formats.errors import BadManifestError, CorruptError, TooLargeError
+from formats.file_pool import PooledFile
 from formats.keygroups import KeyGroupRange
 from formats.manifest import Count
 from formats.state import BATCH_BYTES, BATCH_ROWS, COLUMNS, KEY_COLUMNS, StateSchema, row_schema
@@ -123,7 +124,7 @@ class SortedTable:
     Raises: CorruptError where it is no Parquet, BadManifestError where it is no table of ours, UnsupportedError.
     """
 
-    def __init__(self, file: BinaryIO, what: str = "a sorted table") -> None:
+    def __init__(self, file: BinaryIO | PooledFile, what: str = "a sorted table") -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415  (heavy)
 
         self._what = what
@@ -168,6 +169,12 @@ class SortedTable:
     @property
     def sequence(self) -> int:
         return self.head.sequence
+
+    @property
+    def key_groups(self) -> KeyGroupRange | None:
+        """From the first to the last that has rows; None: there are no rows."""
+        groups = self.head.groups
+        return KeyGroupRange(groups[0].key_groups[0], groups[-1].key_groups[1] + 1) if groups else None
 
     def scan(
         self, key_groups: KeyGroupRange | None = None, key: bytes | None = None, batch_rows: int = BATCH_ROWS

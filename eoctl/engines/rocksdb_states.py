@@ -11,13 +11,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct
 
 from eoctl.engines.rocksdb_manifest import read_version
 from eoctl.engines.states import FolderOf
 from formats.errors import CorruptError, UnsupportedError
+from formats.file_pool import FilePool
 from formats.keygroups import KeyGroupRange
 from formats.manifest import OperatorState
 from formats.rocksdb_merge import merge_tables
@@ -81,15 +82,17 @@ def _families(folder: Path) -> dict[str, Pairs]:
 
 
 def _by_tables(paths: list[Path]) -> Iterator[pa.RecordBatch]:
-    files = [path.open("rb") for path in paths]
-    try:
-        yield from merge_tables([Table(file, what=path.name) for file, path in zip(files, paths, strict=True)])
-    except UnsupportedError as error:
-        error.hint = error.hint or MERGE_OPERANDS
-        raise
-    finally:
-        for file in files:
-            file.close()
+    with FilePool() as pool:
+        tables = [Table(pool.add(partial(_open, path)), what=path.name) for path in paths]
+        try:
+            yield from merge_tables(tables)
+        except UnsupportedError as error:
+            error.hint = error.hint or MERGE_OPERANDS
+            raise
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def _by_rocksdb(folder: Path, family: str) -> Iterator[pa.RecordBatch]:

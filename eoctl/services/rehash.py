@@ -7,9 +7,11 @@ hash is known can be hashed (formats/keygroup_columns.py); everything else refus
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from formats.file_pool import FilePool
 from formats.keygroup_columns import key_groups
 from formats.sst import SortedTable, merge, write_table
 from formats.state import KEY_COLUMNS, StateSchema
@@ -32,12 +34,13 @@ def rehashed(
 
     scratch.mkdir(parents=True)
     runs: list[SortedTable] = []
-    for number, run in enumerate(_runs(batches, schema, max_parallelism)):
-        path = scratch / f"{number}.parquet"
-        with path.open("xb") as file:
-            write_table(file, schema, [run], codec="lz4")
-        runs.append(SortedTable(pa.OSFile(str(path), "rb"), path.name))
-    yield from merge(runs, keep_tombstones=False)
+    with FilePool() as pool:
+        for number, run in enumerate(_runs(batches, schema, max_parallelism)):
+            path = scratch / f"{number}.parquet"
+            with path.open("xb") as file:
+                write_table(file, schema, [run], codec="lz4")
+            runs.append(SortedTable(pool.add(partial(pa.OSFile, str(path), "rb")), path.name))
+        yield from merge(runs, keep_tombstones=False)
 
 
 def _runs(batches: Iterable[pa.RecordBatch], schema: StateSchema, max_parallelism: int) -> Iterator[pa.RecordBatch]:

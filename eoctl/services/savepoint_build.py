@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eoctl.engines.eoctl_states import joined_tables
 from eoctl.services.rehash import rehashed
 from formats.errors import BadManifestError, IncompatibleError, UnsupportedError
 from formats.ids import HashAlgorithm, operator_id
@@ -321,16 +322,8 @@ def _split(folder: Path, writes: Sequence[_Write], *, parallel: bool) -> list[li
 
 def _joined(write: _Write, parts: Sequence[_Write]) -> _Write:
     if parts:
-        return replace(write, opens=tuple(partial(_one_table, part.target) for part in parts))
+        return replace(write, opens=(partial(joined_tables, tuple(part.target for part in parts)),))
     return write if write.distinct else replace(write, opens=write.opens[:1])
-
-
-def _one_table(path: str) -> tuple[StateTable, ...]:
-    import pyarrow as pa  # noqa: PLC0415  (heavy)
-
-    from formats.sst import SortedTable  # noqa: PLC0415
-
-    return (SortedTable(pa.OSFile(path, "rb"), Path(path).name),)
 
 
 def _run(executor: Executor | None, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[_Result]:
