@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from eoctl.cli.sources import DEFAULT_OPERATOR, parse_source, parts_of, read_off
 from formats.errors import UsageError
 
 if TYPE_CHECKING:
+    from eoctl.engines.flink_files import Place
     from eoctl.engines.flink_paths import Mapping
     from eoctl.services.checkpoint import Opened, Request
     from eoctl.services.values import Created
@@ -154,13 +154,14 @@ def _follow(
     take_over: bool,
 ) -> None:
     from eoctl.services.follow import follow, new_snapshots  # noqa: PLC0415  (start-up)
+    from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
     from eoctl.services.writers import writing  # noqa: PLC0415  (start-up)
 
     given = [parse_source(text) for text in sources]
     if len(given) != 1 or given[0].kind != "flink":
         raise UsageError("--follow takes one source: flink:ROOT", hint="eoctl checkpoint create flink:ROOT -p PIPELINE")
     store = invocation.open_store()
-    root = Path(given[0].path).expanduser()
+    root = path_of(given[0].path)
     attempts: list[Opened] = []
     made: list[Created] = []
     found = new_snapshots(store, pipeline, root, mappings)
@@ -190,7 +191,7 @@ def _rest_of(created: Created) -> dict[str, Any]:
     return value
 
 
-def _followed_lines(made: list[Created], root: Path) -> Iterator[str]:
+def _followed_lines(made: list[Created], root: Place) -> Iterator[str]:
     if not made:
         yield f"nothing new below {root}"
     for created in made:

@@ -75,10 +75,12 @@ def orphans(
         )
     now = timestamp(invocation.ambient.now())
     before = None if older_than is None else now - parse_duration(older_than, "--older-than")
-    live, mappings = [path_of(job) for job in live_jobs or ()], mappings_of(map_paths)
+    mappings = mappings_of(map_paths)
+    if (delete or quarantine is not None) and not dry_run:
+        path_of(root).local("moving or deleting orphans")
 
     def look() -> Survey:
-        return foreign_orphans.survey(path_of(root), live, mappings, before)
+        return foreign_orphans.survey(path_of(root), [path_of(job) for job in live_jobs or ()], mappings, before)
 
     found = look()
     done = 0

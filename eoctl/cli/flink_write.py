@@ -182,12 +182,13 @@ def _rows(invocation: Invocation, address: str, pipeline: str | None) -> Iterato
         from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
         from formats.savepoint import HEAD_NAME  # noqa: PLC0415  (start-up)
 
-        if not (path_of(address) / HEAD_NAME).is_file():
+        place = path_of(address)
+        if not place.files.is_local or not (place / HEAD_NAME).is_file():
             yield None
             return
         from eoctl.services.savepoint_sources import source_at_path  # noqa: PLC0415  (start-up)
 
-        with source_at_path(path_of(address)) as source:
+        with source_at_path(place) as source:
             yield source
         return
     from eoctl.services.imported import is_of_flink  # noqa: PLC0415  (start-up)

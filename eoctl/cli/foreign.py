@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from eoctl.engines.flink_paths import Mapping
 
 MAX_TEXT_BYTES = 4 << 20
+_TO_BUCKET = re.compile("(=)(?=(?:flink:)?s3[ap]?://)")
 
 MapPaths = Annotated[
     list[str] | None,
@@ -28,13 +30,15 @@ MapPaths = Annotated[
 def mappings_of(texts: Sequence[str] | None) -> tuple[Mapping, ...]:
     """Raises: UsageError."""
     from eoctl.engines.flink_paths import Mapping  # noqa: PLC0415  (start-up)
+    from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
 
     mappings = []
     for text in texts or ():
-        old, equals, new = text.rpartition("=")
-        if not equals or not old or not new:
+        old, _, new = _TO_BUCKET.split(text, maxsplit=1) if _TO_BUCKET.search(text) else text.rpartition("=")
+        if not old or not new:
             raise UsageError(f"not a mapping of paths: {text!r}", hint="--map-path file:/old/place=/new/place")
-        mappings.append(Mapping(old, Path(new).expanduser().absolute()))
+        place = path_of(new)
+        mappings.append(Mapping(old, Path(place.text).absolute() if place.files.is_local else place))
     return tuple(mappings)
 
 

@@ -90,19 +90,21 @@ def parts_of(
     )
 
 
-def _flink_source(path: Path, mappings: tuple[Mapping, ...], *, verify: bool) -> StateSource:
+def _flink_source(text: str, mappings: tuple[Mapping, ...], *, verify: bool) -> StateSource:
     from eoctl.engines.flink import open_snapshot  # noqa: PLC0415  (start-up)
     from eoctl.engines.flink_source import FlinkSource  # noqa: PLC0415  (start-up)
+    from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
 
+    path = path_of(text)
     open_snapshot(path, mappings)
     return FlinkSource(path, mappings, verify=verify)
 
 
 def _source_of(source: SourceText, mappings: tuple[Mapping, ...], *, verify_capture: bool) -> StateSource:
-    path = Path(source.path).expanduser()
     # Looked for before the pipeline is opened, so that a misspelt path does not make or fence one.
     if source.kind == "flink":
-        return _flink_source(path, mappings, verify=verify_capture)
+        return _flink_source(source.path, mappings, verify=verify_capture)
+    path = Path(source.path).expanduser()
     if not (path.is_file() if source.kind == "sqlite" else path.is_dir()):
         raise UsageError(f"no such {'file' if source.kind == 'sqlite' else 'directory'}: {path}", hint=_FORMS)
     match source.kind:

@@ -1,4 +1,4 @@
-"""Checkpoints and savepoints of Flink below a local folder: found, read, and what each consists of. Nothing is written.
+"""Checkpoints and savepoints of Flink below a folder: found, read, and what each consists of. Nothing is written.
 
     ROOT/JOB/chk-N/_metadata     written last: without it the folder is no checkpoint
     ROOT/JOB/shared|taskowned/   what several checkpoints may name
@@ -9,17 +9,16 @@ A folder is one of Flink's by its `_metadata`, whatever it is called. Symbolic l
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct, field
 
+from eoctl.engines.flink_files import Place, place_at
 from eoctl.engines.flink_paths import CHECKPOINT, JOB, OWN_FOLDERS, Located, Mapping, Paths, Root, fault_of, paths_of
-from formats.errors import EoctlError, SnapshotNotFoundError, TooLargeError
+from formats.errors import EoctlError, SnapshotNotFoundError
 from formats.flink.handles import AbsoluteFile, RelativeFile, Segment, size_of
 from formats.flink.metadata import MAX_METADATA_BYTES, Metadata, Operator, Stream, read_metadata, streams_of
-from storage.os_errors import told
 
 METADATA = "_metadata"
 MAX_DEPTH = 8  # of folders below a root in which snapshots are looked for
@@ -28,7 +27,7 @@ MAX_DEPTH = 8  # of folders below a root in which snapshots are looked for
 class FlinkSnapshot(Struct, frozen=True, kw_only=True):
     """A checkpoint or savepoint that was read. `modified_at`: of its `_metadata`, seconds since 1970."""
 
-    path: Path
+    path: Place
     metadata: Metadata
     metadata_bytes: int
     modified_at: float
@@ -56,7 +55,7 @@ class FlinkSnapshot(Struct, frozen=True, kw_only=True):
         return properties.is_savepoint
 
     @property
-    def file(self) -> Path:
+    def file(self) -> Place:
         return self.paths.folder / METADATA
 
 
@@ -82,56 +81,54 @@ class Piece(Struct, frozen=True, gc=False):
         return fault_of(self.located, exact=self.stream.exact)
 
 
-def open_snapshot(path: Path, mappings: tuple[Mapping, ...] = (), root: Root | None = None) -> FlinkSnapshot:
+def open_snapshot(path: Path | Place, mappings: tuple[Mapping, ...] = (), root: Root | None = None) -> FlinkSnapshot:
     """The snapshot at `path`: its folder, or its `_metadata`.
 
     Raises: SnapshotNotFoundError, CorruptError, UnsupportedError, AccessDeniedError, TooLargeError.
     """
-    folder = path.parent if path.name == METADATA else path
+    place = place_at(path)
+    folder = place.parent if place.name == METADATA else place
     file = folder / METADATA
-    if not file.is_file():
+    content = folder.files.content(file.text, MAX_METADATA_BYTES)
+    if content is None:
         hint = "name a chk-N, a savepoint's folder or its _metadata; eoctl checkpoint list ROOT finds them"
-        if CHECKPOINT.match(folder.name) and folder.is_dir():
+        if CHECKPOINT.match(folder.name) and folder.is_folder():
             raise SnapshotNotFoundError(f"not a complete checkpoint, as it has no _metadata: {folder}", hint=hint)
         raise SnapshotNotFoundError(f"no snapshot of Flink: {path}", hint=hint)
-    with told(file), file.open("rb") as reader:
-        status = os.fstat(reader.fileno())
-        if status.st_size > MAX_METADATA_BYTES:
-            raise TooLargeError(f"{file} is larger than {MAX_METADATA_BYTES} bytes: {status.st_size}")
-        data = reader.read()
     return FlinkSnapshot(
         path=folder,
-        metadata=read_metadata(data, str(file)),
-        metadata_bytes=len(data),
-        modified_at=status.st_mtime,
+        metadata=read_metadata(content.data, str(file)),
+        metadata_bytes=len(content.data),
+        modified_at=content.modified_at,
         paths=paths_of(folder, mappings, root),
     )
 
 
-def is_snapshot(path: Path) -> bool:
+def is_snapshot(path: Path | Place) -> bool:
     """There is a `_metadata`, or it is one."""
-    return (path / METADATA).is_file() or (path.name == METADATA and path.is_file())
+    place = place_at(path)
+    return (place / METADATA).is_file() or (place.name == METADATA and place.is_file())
 
 
-def find_folders(root: Path) -> Iterator[Path]:
+def find_folders(root: Path | Place) -> Iterator[Place]:
     """Every folder below `root` (itself too) that is a snapshot or was to be one (`chk-N`), in order of their names.
 
     Raises: AccessDeniedError, SnapshotNotFoundError.
     """
-    if not root.is_dir():
+    place = place_at(root)
+    if not place.is_folder():
         raise SnapshotNotFoundError(f"no such directory: {root}", hint="name the folder that jobs or savepoints lie in")
-    with told(root):
-        yield from _find(root, 0)
+    place.files.know(place.text)
+    yield from _find(place, 0)
 
 
-def _find(folder: Path, depth: int) -> Iterator[Path]:
+def _find(folder: Place, depth: int) -> Iterator[Place]:
     if (folder / METADATA).is_file() or CHECKPOINT.match(folder.name):
         yield folder
         return
     if depth >= MAX_DEPTH:
         return
-    with os.scandir(folder) as listing:
-        below = [entry.name for entry in listing if entry.is_dir(follow_symlinks=False)]
+    below = [entry.name for entry in folder.files.entries(folder.text) if entry.kind == "folder"]
     if JOB.match(folder.name):
         below = [name for name in below if name not in OWN_FOLDERS]
     for name in sorted(below, key=_natural):

@@ -26,10 +26,8 @@ def content_fault(snapshot: FlinkSnapshot, piece: Piece) -> str | None:
     from formats.rocksdb_sst import Table  # noqa: PLC0415  (heavy)
 
     handle = piece.stream.handle
-    located = piece.located
-    assert located is not None
     try:
-        with snapshot.paths.open(handle) as file, told(located.path):
+        with snapshot.paths.open(handle) as file, told(piece.file):
             if piece.stream.name.endswith(".sst"):
                 Table(file, what=piece.stream.name).verify()
             else:

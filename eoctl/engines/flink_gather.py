@@ -78,8 +78,9 @@ def copy(located: Located, target: Path, tally: Tally, *, link: bool = False) ->
     """The bytes are at `target`, a new file; or it is another name of the whole file, where that can be."""
     with told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    if not (link and located.whole and _linked(located.path, target)):
-        with told(located.path), open(located.path, "rb") as source, target.open("xb") as out:  # noqa: PTH123  (a text)
+    if not (link and located.whole and located.files.is_local and _linked(located.path, target)):
+        # A part of a merged file may be large: it is not opened as a part.
+        with located.files.open(located.path) as source, told(located.path), target.open("xb") as out:
             if located.whole:
                 shutil.copyfileobj(source, out, _CHUNK_BYTES)
             else:

@@ -7,6 +7,7 @@ content, and is stored once; and a restore brings back a folder that Flink resto
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from eoctl.ambient import format_time
 from eoctl.engines.directory import capture_tree
 from eoctl.engines.flink import METADATA, FlinkSnapshot, open_snapshot
 from eoctl.engines.flink_contents import check_contents
+from eoctl.engines.flink_files import Place
 from eoctl.engines.flink_gather import Tally, gather
 from eoctl.engines.flink_paths import Mapping, Root
 from eoctl.engines.source import Captured
@@ -30,14 +32,16 @@ KIND = "flink"
 class FlinkSource:
     """The snapshot in the folder `path`. `verify` reads every file, and RocksDB's tables with their checksums."""
 
-    path: Path
+    path: Path | Place
     mappings: tuple[Mapping, ...] = ()
     root: Root | None = None
     verify: bool = field(default=False, kw_only=True)
 
     def capture(self) -> AbstractContextManager[Captured]:
         snapshot = open_snapshot(self.path, self.mappings, self.root)
-        return privately(snapshot.paths.folder, lambda _, scratch: self._take(snapshot, scratch))
+        folder = snapshot.paths.folder
+        beside = Path(folder.text if folder.files.is_local else f"{tempfile.gettempdir()}/{folder.name}")
+        return privately(beside, lambda _, scratch: self._take(snapshot, scratch))
 
     def _take(self, snapshot: FlinkSnapshot, scratch: Path) -> Captured:
         if self.verify:

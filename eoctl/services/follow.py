@@ -7,11 +7,11 @@ the pipeline has: what retention has dropped since does not come back.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
 from eoctl.engines.flink import FlinkSnapshot, find_folders, is_snapshot, open_snapshot
+from eoctl.engines.flink_files import Place
 from eoctl.engines.flink_paths import Mapping, Root, named_root
 from eoctl.engines.flink_source import KIND, FlinkSource, properties_of
 from eoctl.services.checkpoint import Opened, Part, Progress, Request, create_checkpoint
@@ -31,13 +31,13 @@ class New(Struct, frozen=True):
     unreadable: tuple[str, ...]
 
 
-def new_snapshots(store: Store, pipeline: PipelineId, path: Path, mappings: Sequence[Mapping] = ()) -> New:
+def new_snapshots(store: Store, pipeline: PipelineId, path: Place, mappings: Sequence[Mapping] = ()) -> New:
     """The checkpoints below `path` that the pipeline lacks. Savepoints are their owner's, and left alone.
 
     Raises: SnapshotNotFoundError, CorruptError, and what reading the store raises.
     """
     known, newest = _known(store, pipeline)
-    root = named_root(path) if path.is_dir() else None
+    root = named_root(path) if path.is_folder() else None
     found, unreadable = [], []
     for folder in filter(is_snapshot, find_folders(path)):
         try:
@@ -73,7 +73,7 @@ def follow(
         try:
             yield create_checkpoint(opened, request, progress)
         except (SnapshotNotFoundError, CorruptError):
-            if is_snapshot(snapshot.path):
+            if is_snapshot(snapshot.path.afresh()):
                 raise
 
 

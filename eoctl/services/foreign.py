@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from eoctl.ambient import format_time
 from eoctl.engines.flink import FlinkSnapshot, Piece, find_folders, is_snapshot, open_snapshot
+from eoctl.engines.flink_files import LOCAL, Place
 from eoctl.engines.flink_paths import CHECKPOINT, Mapping, named_root
 from eoctl.services.values import (
     Difference,
@@ -53,9 +54,13 @@ class History(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def path_of(address: str) -> Path:
-    """The local path that a foreign address names. Raises: UsageError."""
+def path_of(address: str) -> Place:
+    """What a foreign address names: a path of this machine, or one in a bucket. Raises: UsageError."""
     text = address.removeprefix("flink:")
+    if text.startswith(("s3://", "s3a://", "s3p://")):
+        from eoctl.engines.flink_s3 import s3_place  # noqa: PLC0415  (start-up: boto3)
+
+        return s3_place(text)
     if text.startswith("file:"):
         rest = text.removeprefix("file:")
         host, slash, path = rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest.removeprefix("/"))
@@ -64,11 +69,12 @@ def path_of(address: str) -> Path:
         text = f"/{path}"
     elif "://" in text:
         raise UsageError(
-            f"snapshots of Flink are read from local folders only: {address!r}", hint="copy the job's folder first"
+            f"snapshots of Flink are read from local folders and from S3: {address!r}",
+            hint="copy the job's folder first",
         )
     if not text:
         raise UsageError(f"a snapshot without a path: {address!r}", hint="flink:/checkpoints/JOB/chk-7")
-    return Path(text).expanduser()
+    return Place(LOCAL, str(Path(text).expanduser()))
 
 
 def open_foreign(address: str, mappings: Sequence[Mapping] = ()) -> FlinkSnapshot:
@@ -76,9 +82,9 @@ def open_foreign(address: str, mappings: Sequence[Mapping] = ()) -> FlinkSnapsho
     return open_snapshot(path_of(address), tuple(mappings))
 
 
-def list_foreign(root: Path, mappings: Sequence[Mapping] = ()) -> ForeignList:
+def list_foreign(root: Place, mappings: Sequence[Mapping] = ()) -> ForeignList:
     """Every snapshot below `root`, those of a job in the order of their ids; and what could not be read."""
-    found = named_root(root) if root.is_dir() and not is_snapshot(root) else None
+    found = named_root(root) if root.is_folder() and not is_snapshot(root) else None
     rows: list[ForeignRow] = []
     unfinished: list[str] = []
     problems: list[EoctlError] = []
@@ -221,7 +227,8 @@ def history_of(snapshot: FlinkSnapshot) -> History:
     folder, number = snapshot.paths.folder, snapshot.metadata.checkpoint_id
     if snapshot.is_savepoint or not CHECKPOINT.match(folder.name):
         return History(_remember(snapshot, {}))
-    older = sorted((number_of(path), path) for path in folder.parent.glob("chk-*") if CHECKPOINT.match(path.name))
+    beside = (entry.name for entry in folder.files.entries(folder.parent.text) if entry.kind == "folder")
+    older = sorted((int(match[1]), folder.parent / name) for name in beside if (match := CHECKPOINT.match(name)))
     first: dict[str, int] = {}
     parent, names, notes = None, {}, []
     for found, path in older:
@@ -243,13 +250,7 @@ def was_moved(snapshot: FlinkSnapshot) -> bool:
     return any(piece.located is not None and piece.located.moved for piece in snapshot.pieces())
 
 
-def number_of(folder: Path) -> int:
-    """N of `chk-N`; -1 of another folder."""
-    match = CHECKPOINT.match(folder.name)
-    return int(match[1]) if match else -1
-
-
-def snapshots_below(paths: Iterable[Path], mappings: Sequence[Mapping] = ()) -> Iterator[FlinkSnapshot]:
+def snapshots_below(paths: Iterable[Place], mappings: Sequence[Mapping] = ()) -> Iterator[FlinkSnapshot]:
     """Every snapshot at or below the paths. Raises: what finding and reading raise."""
     for path in paths:
         if is_snapshot(path):

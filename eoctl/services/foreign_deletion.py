@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
 from eoctl.engines.flink import FlinkSnapshot
+from eoctl.engines.flink_files import Place, is_below
 from eoctl.engines.flink_paths import CHECKPOINT, Mapping, named_root
 from eoctl.services.foreign_orphans import read_all, scope_of
 from formats.errors import SnapshotNotFoundError
@@ -40,24 +39,25 @@ class Deletable(Struct, frozen=True, kw_only=True):
 
 
 def can_delete(
-    path: Path, root: Path | None = None, live_jobs: Sequence[Path] = (), mappings: Sequence[Mapping] = ()
+    path: Place, root: Place | None = None, live_jobs: Sequence[Place] = (), mappings: Sequence[Mapping] = ()
 ) -> Deletable:
     """Who needs what lies at `path`, among the snapshots below `root`; by default below its job's folder's parent.
 
     Raises: SnapshotNotFoundError, AccessDeniedError.
     """
-    if not path.exists():
+    is_file = path.is_file()
+    if not is_file and not path.is_folder():
         raise SnapshotNotFoundError(f"there is nothing at {path}", hint="eoctl checkpoint list ROOT")
-    place = Path(os.path.realpath(path))
-    scope = _scope(place) if root is None else root
+    place = path.real()
+    scope = _scope(place, is_file=is_file) if root is None else root
     known = read_all([scope, *live_jobs], mappings, named_root(scope))
-    inside = [snapshot for snapshot in known.snapshots if _is_at(snapshot.paths.folder, place)]
-    others = [snapshot for snapshot in known.snapshots if not _is_at(snapshot.paths.folder, place)]
+    inside = [snapshot for snapshot in known.snapshots if snapshot.paths.folder.is_at(place)]
+    others = [snapshot for snapshot in known.snapshots if not snapshot.paths.folder.is_at(place)]
     blocked = [
         Blocker(snapshot=str(snapshot.path), file=file)
         for snapshot in others
         for file in sorted({piece.file for piece in snapshot.pieces() if piece.file})
-        if _is_at(Path(file), place)
+        if is_below(file, place.text)
     ]
     blocked += [Blocker(snapshot="", file=error.message) for error in known.problems]
     needed = {piece.file for snapshot in others for piece in snapshot.pieces() if piece.file}
@@ -65,15 +65,16 @@ def can_delete(
         file: size
         for snapshot in inside
         for file, size in _sizes(snapshot).items()
-        if file not in needed and not _is_at(Path(file), place)
+        if file not in needed and not is_below(file, place.text)
     }
-    files = [place] if place.is_file() else [found for found in place.rglob("*") if found.is_file()]
+    files = [place.files.look(place.text)] if is_file else [found for _, found in place.files.below(place.text)]
+    sizes = [found.bytes for found in files if found is not None]
     return Deletable(
         path=str(path),
         safe=not blocked,
         blocked_by=tuple(blocked),
-        frees_bytes=sum(found.lstat().st_size for found in files),
-        frees_files=len(files),
+        frees_bytes=sum(sizes),
+        frees_files=len(sizes),
         leaves_orphans=len(alone),
         orphan_bytes=sum(alone.values()),
         searched=str(scope),
@@ -82,28 +83,24 @@ def can_delete(
     )
 
 
-def _scope(place: Path) -> Path:
+def _scope(place: Place, *, is_file: bool) -> Place:
     """The folder that jobs lie in, or savepoints."""
-    folder = place if place.is_dir() else place.parent
+    folder = place.parent if is_file else place
     beside = CHECKPOINT.match(folder.name) or folder.name.startswith("savepoint-")
     scope = scope_of(place)
     return folder.parent if scope == place and beside else scope
-
-
-def _is_at(path: Path, place: Path) -> bool:
-    return path == place or path.is_relative_to(place)
 
 
 def _sizes(snapshot: FlinkSnapshot) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for piece in snapshot.pieces():
         if piece.located is not None and piece.file not in sizes:
-            file = Path(piece.file)
-            sizes[piece.file] = file.lstat().st_size if file.is_file() else 0
+            found = piece.located.files.look(piece.file)
+            sizes[piece.file] = 0 if found is None or found.kind != "file" else found.bytes
     return sizes
 
 
-def _notes(inside: Sequence[FlinkSnapshot], others: Sequence[FlinkSnapshot], guessed: Path | None) -> list[str]:
+def _notes(inside: Sequence[FlinkSnapshot], others: Sequence[FlinkSnapshot], guessed: Place | None) -> list[str]:
     """What no file tells: that a job has nothing left to go on from; that others may name a savepoint's files."""
     left = {snapshot.job for snapshot in others}
     notes = [

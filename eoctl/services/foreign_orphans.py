@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from eoctl.ambient import format_time
 from eoctl.engines.flink import METADATA, FlinkSnapshot, find_folders, is_snapshot, open_snapshot
+from eoctl.engines.flink_files import Files, Found, Place
 from eoctl.engines.flink_paths import CHECKPOINT, JOB, OWN_FOLDERS, Mapping, Root, named_root
 from formats.errors import AnswerNoError, CorruptError, EoctlError, UsageError
 from storage.os_errors import told
@@ -60,8 +61,8 @@ class Known(Struct, frozen=True):
 
 
 def survey(
-    path: Path,
-    live_jobs: Sequence[Path] = (),
+    path: Place,
+    live_jobs: Sequence[Place] = (),
     mappings: Sequence[Mapping] = (),
     before: float | None = None,
 ) -> Survey:
@@ -72,33 +73,32 @@ def survey(
     Raises: SnapshotNotFoundError, AccessDeniedError.
     """
     scope = scope_of(path)
-    known = read_all([scope, *live_jobs], mappings, named_root(scope) if scope.is_dir() else None)
+    known = read_all([scope, *live_jobs], mappings, named_root(scope) if scope.is_folder() else None)
     pieces = [piece for snapshot in known.snapshots for piece in snapshot.pieces() if piece.file]
     named = {piece.file for piece in pieces}
     # Of what is named by a path that leads nowhere here, the name alone counts: Flink gives none twice.
     names = {piece.file.rpartition("/")[2] for piece in pieces if piece.fault is not None}
     newest = _newest_by_job(known.snapshots)
-    live = {os.path.realpath(job) for job in live_jobs}
+    live = {job.real().text for job in live_jobs}
     orphans = []
-    for file, folder in _state_files(os.path.realpath(path), _job_of(path)):
-        if file.path in named or file.name in names or file.name == METADATA:
+    for name, file, folder in _state_files(path.files, path.real().text, _job_of(path)):
+        if name in named or file.name in names or file.name == METADATA:
             continue
-        status = file.stat(follow_symlinks=False)
         last = newest.get(folder)
-        is_newer = last is None or status.st_mtime >= last
-        if (folder in live and is_newer) or (before is not None and status.st_mtime >= before):
+        is_newer = last is None or file.modified_at >= last
+        if (folder in live and is_newer) or (before is not None and file.modified_at >= before):
             continue
-        parent = Path(file.path).parent
+        parent = Place(path.files, name).parent
         unfinished = CHECKPOINT.match(parent.name) and not is_snapshot(parent)
         orphans.append(
             Orphan(
-                path=file.path,
-                bytes=status.st_size,
-                modified_at=format_time(datetime.fromtimestamp(status.st_mtime, UTC)),
+                path=name,
+                bytes=file.bytes,
+                modified_at=format_time(datetime.fromtimestamp(file.modified_at, UTC)),
                 reason=_UNFINISHED
                 if unfinished
                 else _NEWER
-                if last is not None and status.st_mtime > last
+                if last is not None and file.modified_at > last
                 else _UNNAMED,
             )
         )
@@ -114,27 +114,26 @@ def survey(
     )
 
 
-def scope_of(path: Path) -> Path:
+def scope_of(path: Place) -> Place:
     """Below which folder lie the jobs that may name what lies at `path`: that of the job's own folder, or `path`."""
-    place = Path(os.path.realpath(path))
+    place = path.real()
     for folder in (place, *place.parents):
         if JOB.match(folder.name):
             return folder.parent
     return path
 
 
-def _job_of(path: Path) -> str:
-    place = Path(os.path.realpath(path))
-    return next((str(folder) for folder in place.parents if JOB.match(folder.name)), "")
+def _job_of(path: Place) -> str:
+    return next((str(folder) for folder in path.real().parents if JOB.match(folder.name)), "")
 
 
-def read_all(paths: Iterable[Path], mappings: Sequence[Mapping], root: Root | None) -> Known:
+def read_all(paths: Iterable[Place], mappings: Sequence[Mapping], root: Root | None) -> Known:
     """Every snapshot at or below the paths, each once; handles of all of them may lead below `root`."""
     found: dict[str, FlinkSnapshot] = {}
     problems: list[EoctlError] = []
     for path in paths:
         for folder in find_folders(path):
-            real = os.path.realpath(folder)
+            real = str(folder.real())
             if real in found or not is_snapshot(folder):
                 continue
             try:
@@ -219,7 +218,8 @@ def _missing(snapshots: Iterable[FlinkSnapshot]) -> set[str]:
     for snapshot in snapshots:
         for piece in snapshot.pieces():
             if piece.located is not None and piece.file not in looked:
-                looked[piece.file] = Path(piece.file).is_file()
+                found = piece.located.files.look(piece.file)
+                looked[piece.file] = found is not None and found.kind == "file"
     return {path for path, is_there in looked.items() if not is_there}
 
 
@@ -233,26 +233,16 @@ def _newest_by_job(snapshots: Iterable[FlinkSnapshot]) -> dict[str, float]:
     return newest
 
 
-def _state_files(folder: str, job: str = "") -> Iterator[tuple[os.DirEntry[str], str]]:
+def _state_files(files: Files, folder: str, job: str = "") -> Iterator[tuple[str, Found, str]]:
     """Every file where Flink puts state, with its job's folder or "". `job`: of the job in which `folder` lies."""
     name = folder.rpartition("/")[2]
     if job or name.startswith(_SAVEPOINT):
-        yield from ((file, job) for file in _files_below(folder))
+        yield from ((path, file, job) for path, file in files.below(folder))
         return
-    with told(folder), os.scandir(folder) as listing:
-        below = [entry for entry in listing if entry.is_dir(follow_symlinks=False)]
-    for entry in below:
-        if not JOB.match(name):
-            yield from _state_files(entry.path)
-        elif entry.name in OWN_FOLDERS or CHECKPOINT.match(entry.name):
-            yield from _state_files(entry.path, folder)
-
-
-def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
-    with told(folder), os.scandir(folder) as listing:
-        entries = list(listing)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_below(entry.path)
-        elif entry.is_file(follow_symlinks=False):
-            yield entry
+    for entry in files.entries(folder):
+        if entry.kind == "folder":
+            path = f"{folder}/{entry.name}"
+            if not JOB.match(name):
+                yield from _state_files(files, path)
+            elif entry.name in OWN_FOLDERS or CHECKPOINT.match(entry.name):
+                yield from _state_files(files, path, folder)

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eoctl.engines.flink import METADATA, FlinkSnapshot, open_snapshot
+from eoctl.engines.flink_files import Place
 from eoctl.engines.flink_gather import Tally, copy, gather, whole
 from eoctl.engines.flink_paths import Located, named_root
 from formats.errors import EoctlError, IncompatibleError, UsageError
@@ -172,13 +173,13 @@ def write_canonical_state(
     return replace(snapshot.metadata, operators=tuple(operators)), frozenset(made)
 
 
-def relocate(source: Path, target: Path, told_as: str | None = None, progress: Progress = lambda *_: None) -> Written:
+def relocate(source: Place, target: Path, told_as: str | None = None, progress: Progress = lambda *_: None) -> Written:
     """`target` is a copy of the folder `source`, in which every snapshot names its files at their new place.
 
     `told_as`: the URL under which Flink will find `target`; None: its path.
     Raises: IncompatibleError where a snapshot needs files outside of `source`; CorruptError, UsageError.
     """
-    real, place = Path(os.path.realpath(source)), target.absolute()
+    real, place = source.local("relocating").resolve(), target.absolute()
     if place == real or place.is_relative_to(real):
         raise UsageError(f"the target lies in the source: {target}", hint="name a place outside of it")
     root = named_root(source)
@@ -245,7 +246,9 @@ def _present_path(snapshot: FlinkSnapshot, handle: AbsoluteFile | Segment) -> st
         located = snapshot.paths.locate(handle)
     except EoctlError:
         return handle.path
-    return f"file:{located.path}" if located is not None and located.moved else handle.path
+    if located is None or not located.moved:
+        return handle.path
+    return f"file:{located.path}" if located.files.is_local else located.path
 
 
 def _too_new(snapshot: FlinkSnapshot, version: int | None) -> Iterator[str]:

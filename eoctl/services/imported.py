@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eoctl.engines.flink import METADATA, FlinkSnapshot, open_snapshot
+from eoctl.engines.flink_files import LOCAL, Place
 from eoctl.engines.flink_paths import Paths
 from eoctl.engines.flink_source import KIND
 from eoctl.services.foreign import by_operator, operator_row
@@ -30,7 +31,7 @@ def imported_operators(blobs: Blobs, state: OperatorState) -> list[OperatorRow]:
     """
     file = metadata_file(state)
     data = b"".join(bytes(piece) for piece in blobs.content(file))
-    folder = Path("/")
+    folder = Place(LOCAL, "/")
     snapshot = FlinkSnapshot(
         path=folder,
         metadata=read_metadata(data, METADATA),

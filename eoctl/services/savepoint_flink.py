@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eoctl.ambient import format_time
 from eoctl.engines.flink import FlinkSnapshot, Piece, open_snapshot
+from eoctl.engines.flink_files import Place
 from eoctl.engines.flink_paths import Mapping
 from eoctl.engines.flink_states import operator_states
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator
@@ -31,7 +32,7 @@ _CARRIED = ("raw-operator", "raw-keyed")
 
 
 @contextmanager
-def source_of_flink(path: Path, mappings: tuple[Mapping, ...] = ()) -> Iterator[SnapshotSource]:
+def source_of_flink(path: Path | Place, mappings: tuple[Mapping, ...] = ()) -> Iterator[SnapshotSource]:
     """The snapshot at `path`, open for reading. Raises: as `open_snapshot`; CorruptError where a file is missing."""
     snapshot = _opened(path, mappings)
     with tempfile.TemporaryDirectory(prefix="eoctl-flink-") as scratch:
@@ -56,7 +57,7 @@ def source_of_flink(path: Path, mappings: tuple[Mapping, ...] = ()) -> Iterator[
 
 
 @lru_cache(maxsize=2)  # a job of another process opens it again
-def _opened(path: Path, mappings: tuple[Mapping, ...]) -> FlinkSnapshot:
+def _opened(path: Path | Place, mappings: tuple[Mapping, ...]) -> FlinkSnapshot:
     return open_snapshot(path, mappings)
 
 
@@ -64,7 +65,7 @@ def _operator(
     snapshot: FlinkSnapshot,
     operator: Operator,
     carried: list[Piece],
-    path: Path,
+    path: Path | Place,
     mappings: tuple[Mapping, ...],
     scratch: Path,
 ) -> SourceOperator:
@@ -90,7 +91,7 @@ def _operator(
     return SourceOperator(state=state, open=opened, parts=(opened,), files=scratch / operator.id)
 
 
-def _tables(path: Path, mappings: tuple[Mapping, ...], identity: str) -> tuple[StateTable, ...]:
+def _tables(path: Path | Place, mappings: tuple[Mapping, ...], identity: str) -> tuple[StateTable, ...]:
     snapshot = _opened(path, mappings)
     operator = next(operator for operator in snapshot.metadata.operators if operator.id == identity)
     return operator_states(operator, snapshot.paths.open).tables

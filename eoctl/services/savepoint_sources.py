@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from eoctl.engines.flink_files import Place, place_at
 from eoctl.engines.flink_paths import Mapping
 from eoctl.engines.states import is_readable, open_states
 from eoctl.services.resolve import Resolved
@@ -221,10 +222,11 @@ def _folder_tables(path: Path, names: frozenset[str], state: OperatorState) -> t
 
 
 @contextmanager
-def source_at_path(path: Path, mappings: tuple[Mapping, ...] = ()) -> Iterator[SnapshotSource]:
+def source_at_path(path: Path | Place, mappings: tuple[Mapping, ...] = ()) -> Iterator[SnapshotSource]:
     """A snapshot as it lies at a path: a savepoint's folder, or a snapshot of Flink. Raises: as the two of them."""
-    if (path / HEAD_NAME).is_file():
-        yield source_of_folder(path)[1]
+    place = place_at(path)
+    if place.files.is_local and (Path(place.text) / HEAD_NAME).is_file():
+        yield source_of_folder(Path(place.text))[1]
         return
     from eoctl.services.savepoint_flink import source_of_flink  # noqa: PLC0415  (start-up)
 

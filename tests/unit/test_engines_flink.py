@@ -164,7 +164,7 @@ def test_what_is_missing_or_of_another_size_is_told(root: Path) -> None:
 def test_every_file_of_the_corpus_is_found_where_it_was_unpacked(case: str, tmp_path: Path) -> None:
     folder = unpack(case, tmp_path)
     root = named_root(folder)
-    found = {path.relative_to(tmp_path).as_posix() for path in find_folders(folder) if is_snapshot(path)}
+    found = {Path(str(path)).relative_to(tmp_path).as_posix() for path in find_folders(folder) if is_snapshot(path)}
     assert found == {snapshot.name for snapshot in SNAPSHOTS if snapshot.case == case}
     for name in found:
         snapshot = open_snapshot(tmp_path / name, (), root)
@@ -177,7 +177,7 @@ def test_every_file_of_the_corpus_is_found_where_it_was_unpacked(case: str, tmp_
 def test_a_half_written_checkpoint_is_found_and_is_no_snapshot(tmp_path: Path) -> None:
     folder = unpack("a-crash", tmp_path)
     chk4 = folder / "checkpoints" / JOB / "chk-4"
-    assert [path for path in find_folders(folder) if not is_snapshot(path)] == [chk4]
+    assert [str(path) for path in find_folders(folder) if not is_snapshot(path)] == [str(chk4)]
     with pytest.raises(SnapshotNotFoundError, match="not a complete checkpoint"):
         open_snapshot(chk4)
 
