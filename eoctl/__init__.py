@@ -27,6 +27,8 @@ _HOMES = {
     "eoctl.runtime.sinks.sqlite": ("SqliteTable",),
     "eoctl.runtime.sinks.postgres": ("PostgresTable", "PostgresTransactions"),
     "eoctl.runtime.sources.postgres": ("PostgresRows",),
+    "eoctl.runtime.sinks.kafka": ("KafkaTransactions",),
+    "eoctl.runtime.sources.kafka": ("KafkaRecord", "KafkaTopic", "json_value"),
     "eoctl.runtime.sinks.http": ("HttpDocuments",),
     "eoctl.runtime.sinks.effects": ("DeferredEffects",),
     "eoctl.runtime.sinks.output_log": ("OutputLog", "read_log"),

@@ -53,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_size: int = 2048
     channel_capacity: int = CAPACITY
     at_most_once: bool = False
+    checkpoint_timeout_seconds: float = 600.0
     make_state: MakeState = _heap
 
 
@@ -139,6 +140,7 @@ def _subtask(
                 subtask=index,
                 parallelism=node.parallelism,
                 held=() if loaded is None else loaded.transactions(node.uid),
+                checkpoint_seconds=settings.checkpoint_timeout_seconds,
             )
             writer, committer = sink.writer(context), sink.committer(context)
             if settings.at_most_once and sink.delivery is Delivery.NEITHER:

@@ -29,7 +29,7 @@ from eoctl.runtime.operators.protocol import Operator
 from eoctl.runtime.operators.stateless import batching, filtering, flat_mapping, mapping
 from eoctl.runtime.operators.windowed import Sessions, Windowed
 from eoctl.runtime.recovery import Choice
-from eoctl.runtime.sinks.protocol import Sink
+from eoctl.runtime.sinks.protocol import Sink, TimesOut
 from eoctl.runtime.sources.protocol import Source
 from eoctl.runtime.windows import COUNT, Aggregate, Session, Sliding, Tumbling
 from formats.errors import UsageError
@@ -133,6 +133,10 @@ class Pipeline:
         """What runs. Raises: UsageError where it cannot, or cannot keep what the pipeline promises."""
         graph = Graph(tuple(self._nodes))
         check_graph(graph, self.guarantee)
+        longest = self.options.interval + self.options.min_pause + self.options.timeout
+        for node in graph.nodes:
+            if isinstance(node.work, Writing) and isinstance(node.work.sink, TimesOut):
+                node.work.sink.check_patience(longest)
         return graph
 
     @property
@@ -156,6 +160,7 @@ class Pipeline:
             channel_capacity=self.options.channel_capacity,
             make_state=BACKENDS[self.options.state],
             at_most_once=self.guarantee is Guarantee.AT_MOST_ONCE,
+            checkpoint_timeout_seconds=self.options.timeout,
         )
 
     def add(self, uid: str, work: Work, inputs: tuple[Edge, ...], parallelism: int | None, key_type: str = "") -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -49,7 +49,7 @@ class CommitPermit:
 class SinkContext(Struct, frozen=True, kw_only=True):
     """Whose sink it is: the names of its transactions are made of this. `subtask` -1: of all of them.
 
-    `held`: the sink's transactions in the snapshot that was restored.
+    `held`: the sink's transactions in the snapshot that was restored. `checkpoint_seconds`: the timeout of checkpoints.
     """
 
     pipeline: str
@@ -58,6 +58,7 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     subtask: int = -1
     parallelism: int = 1
     held: tuple[Transaction, ...] = ()
+    checkpoint_seconds: float = 0.0
 
     def transaction_id(self, checkpoint: int) -> str:
         """Unique for ever: sink, attempt, checkpoint, subtask."""
@@ -97,6 +98,15 @@ class Committer(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class TimesOut(Protocol):
+    """A sink whose transactions somebody else ends after a while."""
+
+    def check_patience(self, seconds: float) -> None:
+        """Between a transaction's first record and the end of its checkpoint so much may pass. Raises: UsageError."""
+        ...
 
 
 class Sink(Protocol):

@@ -1,0 +1,97 @@
+"""The log of commits: a topic in which each transaction writes its own name, so that the name is there if it is.
+
+    key     PREFIX/PIPELINE/SINK
+    value   {"transaction": "ledger-3-17-0-1", "checkpoint": 17}
+
+It is read with what is open and aborted, and with the control batches that end transactions: the first one of a
+producer after its name says what became of it, for as long as the topic keeps both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from eoctl.runtime.sinks.kafka_codec import Found, Row
+from eoctl.runtime.sinks.kafka_wire import OutOfRangeError, Partition, Wire
+from formats.errors import CorruptError
+
+KEPT_DAYS = 30
+_SETTINGS = {
+    "cleanup.policy": "delete",
+    "compression.type": "uncompressed",
+    "retention.ms": str(KEPT_DAYS * 24 * 60 * 60 * 1000),
+}
+
+
+class Name(Struct, frozen=True):
+    """Of a transaction, as it is in the log."""
+
+    transaction: str
+    checkpoint: int
+
+
+class CommitLog:
+    """The log of commits of one sink, of all its subtasks and attempts."""
+
+    def __init__(self, wire: Wire, topic: str, key: str) -> None:
+        self.part: Partition = (topic, 0)
+        self._wire = wire
+        self._key = key.encode()
+
+    def make(self) -> None:
+        """The topic is there."""
+        if not self._wire.has_topic(self.part[0]):
+            self._wire.create_topic(self.part[0], _SETTINGS)
+
+    def row(self, transaction: str, checkpoint: int) -> Row:
+        return Row(msgspec.json.encode(Name(transaction, checkpoint)), self._key)
+
+    def became_visible(self, transaction: str, mark: int) -> bool | None:
+        """Whether the transaction whose name is at offset `mark` was committed; None: it is not over.
+
+        Raises: CorruptError where the log cannot tell.
+        """
+        producer: int | None = None
+        try:
+            for found in self._from(mark):
+                if producer is None:
+                    if found.control or all(name.transaction != transaction for name in self._names(found)):
+                        raise CorruptError(
+                            f"{self.part[0]}, offset {mark}: {transaction} is not there",
+                            hint="was the topic made anew?",
+                        )
+                    producer = found.producer
+                elif found.control and found.producer == producer:
+                    return found.commits
+        except OutOfRangeError as error:
+            message = f"whether {transaction} was committed cannot be told: {error.message}"
+            raise CorruptError(message, hint="keep the log of commits as long as snapshots are restored") from error
+        return None
+
+    def committed(self) -> Iterator[Name]:
+        """What of this sink was committed, in its order."""
+        if not self._wire.has_topic(self.part[0]):
+            return
+        open_names: dict[int, list[Name]] = {}
+        for found in self._from(self._wire.log_start(self.part)):
+            if not found.control:
+                open_names.setdefault(found.producer, []).extend(self._names(found))
+                continue
+            names = open_names.pop(found.producer, [])
+            if found.commits:
+                yield from names
+
+    def _names(self, found: Found) -> list[Name]:
+        return [
+            msgspec.json.decode(value, type=Name)
+            for _, key, value in found.rows
+            if key == self._key and value is not None
+        ]
+
+    def _from(self, offset: int) -> Iterator[Found]:
+        while batches := self._wire.fetch(self.part, offset):
+            yield from batches
+            offset = batches[-1].last_offset + 1
