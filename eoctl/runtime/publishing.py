@@ -17,7 +17,7 @@ from eoctl.runtime.coordinator import Ref
 from eoctl.runtime.graph import Graph, Node
 from eoctl.runtime.snapshot import SubtaskFiles
 from eoctl.services.checkpoint import Opened, checkpoint_manifest
-from formats.errors import ConflictError
+from formats.errors import ConflictError, CorruptError
 from formats.head import HeadEntry
 from formats.keygroups import range_of
 from formats.manifest import (
@@ -65,7 +65,7 @@ def publish(opened: Opened, publication: Publication, wanted: Callable[[], bool]
     opened.keep()
     elapsed = opened.store.ambient.elapsed
     began = elapsed()
-    session = Session(opened.store, opened.pipeline, opened.attempt, opened.owner)
+    session = _session(opened)
     asked = False
 
     def plan(session: Session) -> Manifest:
@@ -80,6 +80,14 @@ def publish(opened: Opened, publication: Publication, wanted: Callable[[], bool]
         return _manifest(opened, session, publication, ingest.tally, operators, upload_seconds)
 
     return session.commit(plan)
+
+
+def _session(opened: Opened) -> Session:
+    """Where the newest checkpoint was passed over for its manifest, nothing is shared with it."""
+    try:
+        return Session(opened.store, opened.pipeline, opened.attempt, opened.owner)
+    except CorruptError:
+        return Session(opened.store, opened.pipeline, opened.attempt, opened.owner, based=False)
 
 
 def _operator(node: Node, parts: Mapping[Ref, SubtaskFiles], ingest: Ingest) -> OperatorState:

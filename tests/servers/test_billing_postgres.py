@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from eoctl.library import init_store
+from eoctl.runtime.run import Request, Told, run
 from tests.support import billing
+from tests.support.places import local_store
 from tests.support.postgres import Postgres, running_postgres
 
 KILLS = 200 if os.environ.get("EOCTL_TEST_LONG") == "1" else 20
@@ -59,4 +61,19 @@ def test_invoices_ledger_and_mails_are_exact_after_kills_at_random_moments(dsn: 
 
     settings = {"BILLING_POSTGRES": dsn, "BILLING_INTERVAL": "0.03", "BILLING_BATCH": "40", "BILLING_PARALLELISM": "2"}
     billing.killed_often(tmp_path / "store", folder, KILLS, settings, more=more)
+    check(dsn, folder)
+
+
+def test_a_ledger_with_keys_is_exact_also_after_a_damaged_checkpoint(dsn: str, tmp_path: Path) -> None:
+    store, folder = local_store(tmp_path), tmp_path / "billing"
+    billing.example.made_up_events(folder / "in", 300)
+    settings = {"postgres": dsn, "interval": 0.0, "batch": 32}
+    run(store, billing.example.billing(folder, **settings), Request(directory=tmp_path))
+    check(dsn, folder)
+    newest = billing.damage_newest(store)
+    told: list[Told] = []
+    request = Request(directory=tmp_path, on_start=told.append)
+    finished = run(store, billing.example.billing(folder, **settings), request)
+    assert [passed.partition(":")[0] for passed in told[0].passed] == [f"billing@{newest}"]
+    assert finished.written["ledger"] > 0, "it was charged a second time"
     check(dsn, folder)

@@ -18,6 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from formats.ids import BlobKey, PipelineId
+from storage import layout
+from storage.store import Store
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "examples" / "billing.py"
 Invoice = tuple[str, str, int, int, int, int]
@@ -125,3 +129,14 @@ def killed_often(
             process.communicate()
     done = subprocess.run(command(store), env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def damage_newest(store: Store) -> str:
+    """The manifest of the newest checkpoint is no longer what it was; its label."""
+    pipeline = PipelineId("billing")
+    entry = store.head(pipeline).head.live[-1]
+    path = Path(store.place.url) / str(layout.manifest(pipeline, BlobKey.parse(entry.manifest)))
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    return entry.label
