@@ -345,7 +345,7 @@ class PipelineHandle:
 
         Raises: SnapshotNotFoundError (no such state), UsageError (several could be meant), UnsupportedError.
         """
-        with opened(self._store, self._pipeline, snapshot, operator) as source:
+        with opened(self._store, self._pipeline, snapshot, operator, ranged=key is not None) as source:
             holder, table = state.find_state(source, operator, name)
             wanted = state.Filter(key=None if key is None else bytes_of(key, table.schema.key, "key"))
             text = RowText(table.schema)

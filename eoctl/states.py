@@ -17,7 +17,12 @@ from storage.store import Store
 
 @contextmanager
 def opened(
-    store: Store, pipeline: PipelineId, snapshot: str | int | Path, operator: str | None = None
+    store: Store,
+    pipeline: PipelineId,
+    snapshot: str | int | Path,
+    operator: str | None = None,
+    *,
+    ranged: bool = False,
 ) -> Iterator[SnapshotSource]:
     """The snapshot, to look into; a `Path` is a savepoint's folder, or a snapshot of Flink."""
     if isinstance(snapshot, Path):
@@ -25,7 +30,7 @@ def opened(
             yield source
     else:
         resolved = resolve(store, str(snapshot), pipeline.name)
-        with source_of_snapshot(store, resolved, operator=operator, verified=False) as source:
+        with source_of_snapshot(store, resolved, operator=operator, verified=False, ranged=ranged) as source:
             yield source
 
 

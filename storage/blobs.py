@@ -98,6 +98,21 @@ class Blobs(Struct, frozen=True):
         if size != file.bytes or hasher.hexdigest() != file.digest:
             raise self._corrupt(file)
 
+    def part(self, file: StateFile, start: int, length: int) -> bytes:
+        """That range of a file that is a blob of its own, as it is stored: nothing tells whether it is right.
+
+        Raises: BlobGoneError; CorruptError where the blob ends before.
+        """
+        assert isinstance(file.place, Whole)
+        try:
+            with self.backend.open(layout.blob(self.pipeline, blob_key(file, file.place)), start, length) as reader:
+                data = reader.read(length)
+        except KeyAbsentError as error:
+            raise self._gone(error) from error
+        if len(data) != length:
+            raise self._corrupt(file)
+        return data
+
     def slices(self, pack: str, files: Sequence[StateFile]) -> Iterator[tuple[StateFile, bytes | memoryview]]:
         """Each file of the pack with its content, in the order given; the pack is read once.
 

@@ -61,7 +61,7 @@ def list_states(
         resolved = resolve(store, snapshot, pipeline)
         address, rows = resolved.address, listed_in(store.manifest(resolved.head, resolved.entry))
     if rows is None:
-        with opened_state(invocation, snapshot, pipeline, map_paths=map_paths) as source:
+        with opened_state(invocation, snapshot, pipeline, map_paths=map_paths, ranged=True) as source:
             rows = states_of(source)
     invocation.out.answer(
         "state.list",
@@ -102,7 +102,7 @@ def get(
 
     invocation = invocation_of(ctx)
     with opened_state(
-        invocation, snapshot, pipeline, operator=operator, scratch=scratch, map_paths=map_paths
+        invocation, snapshot, pipeline, operator=operator, scratch=scratch, map_paths=map_paths, ranged=True
     ) as source:
         holder, table = find_state(source, operator, state)
         schema = table.schema
@@ -154,7 +154,7 @@ def scan(
     invocation = invocation_of(ctx)
     out = invocation.out
     with opened_state(
-        invocation, snapshot, pipeline, operator=operator, scratch=scratch, map_paths=map_paths
+        invocation, snapshot, pipeline, operator=operator, scratch=scratch, map_paths=map_paths, ranged=True
     ) as source:
         holder, table = find_state(source, operator, state)
         rows = _rows(holder, table, _filter(table, key, key_groups, prefix), raw=raw)
@@ -208,7 +208,13 @@ def count(
 
     invocation = invocation_of(ctx)
     with opened_state(
-        invocation, snapshot, pipeline, operator=operator, scratch=scratch, map_paths=map_paths
+        invocation,
+        snapshot,
+        pipeline,
+        operator=operator,
+        scratch=scratch,
+        map_paths=map_paths,
+        ranged=bool(key_groups or prefix),
     ) as source:
         chosen = [
             (holder, table)
@@ -264,7 +270,13 @@ def export(
 
     invocation = invocation_of(ctx)
     with opened_state(
-        invocation, snapshot, pipeline, operator=operator, scratch=scratch, map_paths=map_paths
+        invocation,
+        snapshot,
+        pipeline,
+        operator=operator,
+        scratch=scratch,
+        map_paths=map_paths,
+        ranged=bool(key_groups or prefix),
     ) as source:
         holder, table = find_state(source, operator, state)
         wanted = _filter(table, None, key_groups, prefix)

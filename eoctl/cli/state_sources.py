@@ -40,8 +40,11 @@ def opened_state(
     scratch: str | None = None,
     held: bool = False,
     map_paths: Sequence[str] | None = None,
+    ranged: bool = False,
 ) -> Iterator[SnapshotSource]:
     """The snapshot at that address, open for reading; `held`: and every byte of it checked.
+
+    `ranged`: only some of it will be read, so that nothing else is fetched from a store elsewhere.
 
     Raises: what opening raises.
     """
@@ -64,5 +67,5 @@ def opened_state(
         with held_source(store, resolved, place) as source:
             yield source
         return
-    with source_of_snapshot(store, resolved, place, operator=operator, verified=False) as source:
+    with source_of_snapshot(store, resolved, place, operator=operator, verified=False, ranged=ranged) as source:
         yield source

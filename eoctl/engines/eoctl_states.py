@@ -8,9 +8,10 @@ Files are open while they are read, and then not more than a pool has (formats/f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from itertools import islice, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from eoctl.engines.states import FolderOf
 from formats.errors import BadManifestError
-from formats.file_pool import FilePool
+from formats.file_pool import FilePool, OpenFile
 from formats.keygroups import KeyGroupRange, range_of
 from formats.manifest import OperatorState, StateFile, SubtaskState
 from formats.sst import SortedTable, merge, merge_batches, select
@@ -28,21 +29,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROLES = frozenset({"keyed", "timer", "operator"})
+OpenTable = Callable[[SubtaskState, StateFile], OpenFile]
 
 
 class Part(Struct, frozen=True):
     """What one subtask has of a state: tables, newest first, and the key groups that are its own (None: all)."""
 
-    tables: tuple[SortedTable, ...]
+    tables: Callable[[], tuple[SortedTable, ...]]
     key_groups: KeyGroupRange | None
 
     @property
     def bounds(self) -> KeyGroupRange | None:
         """All rows are of these key groups; None: there are no rows."""
-        found = [each for table in self.tables if (each := table.key_groups) is not None]
-        if not found or self.key_groups is not None:
-            return self.key_groups if found else None
-        return KeyGroupRange(min(each.start for each in found), max(each.stop for each in found))
+        if self.key_groups is not None:
+            return self.key_groups
+        found = [each for table in self.tables() if (each := table.key_groups) is not None]
+        return KeyGroupRange(min(one.start for one in found), max(one.stop for one in found)) if found else None
 
 
 class EoctlTable(Struct, frozen=True, kw_only=True):
@@ -59,13 +61,15 @@ class EoctlTable(Struct, frozen=True, kw_only=True):
             self.pool.close()
 
     def _scan(self, key_groups: KeyGroupRange | None, key: bytes | None) -> Iterator[pa.RecordBatch]:
-        parts = {bounds.start: part for part in self.parts if (bounds := part.bounds) is not None}
-        ranges = [bounds for part in self.parts if (bounds := part.bounds) is not None]
         if self.schema.kind == "broadcast":
-            yield from _rows(self.parts[0], key_groups, key)
-        elif _apart(ranges):
-            for start in sorted(parts):
-                yield from _rows(parts[start], key_groups, key)
+            for part in islice((part for part in self.parts if part.tables()), 1):
+                yield from _rows(part, key_groups, key)
+            return
+        bounded = [(bounds, part) for part in self.parts if (bounds := part.bounds) is not None]
+        bounded.sort(key=itemgetter(0))
+        if all(one.stop <= other.start for (one, _), (other, _) in pairwise(bounded)):
+            for _, part in bounded:
+                yield from _rows(part, key_groups, key)
         else:
             yield from merge_batches(
                 [_rows(part, key_groups, key) for part in self.parts],
@@ -76,45 +80,77 @@ class EoctlTable(Struct, frozen=True, kw_only=True):
 
 def eoctl_tables(operator: OperatorState, folder_of: FolderOf) -> tuple[StateTable, ...]:
     """The states of the operator, by name and kind."""
-    parts: dict[tuple[str, str], list[Part]] = {}
-    schemas: dict[tuple[str, str], StateSchema] = {}
+    return tables_of(operator, lambda subtask, file: _opened(folder_of(operator, subtask) / file.name))
+
+
+def tables_of(
+    operator: OperatorState, open_file: OpenTable, schemas: Iterable[StateSchema] = ()
+) -> tuple[StateTable, ...]:
+    """As `eoctl_tables`. `schemas`: all that it has; then a file is opened when rows of its subtask are asked for."""
     pool = FilePool()
-    for subtask in operator.subtasks:
-        by_state: dict[tuple[str, str], list[SortedTable]] = {}
-        for table in _opened(subtask.files, folder_of(operator, subtask), pool):
-            name = table.schema.name, table.schema.kind
-            by_state.setdefault(name, []).append(table)
-            # The newest says what the bytes mean; of subtasks, which agree, the first.
-            schemas.setdefault(name, table.schema)
-        for state, tables in by_state.items():
+    subtasks = [(subtask, _Subtask(subtask, open_file, pool)) for subtask in operator.subtasks]
+    known: dict[tuple[str, str], StateSchema] = {(schema.name, schema.kind): schema for schema in schemas}
+    is_told = bool(known)
+    if not is_told:
+        for _, opened in subtasks:
+            for name, tables in opened.by_state.items():
+                # The newest says what the bytes mean; of subtasks, which agree, the first.
+                known.setdefault(name, tables[0].schema)
+        pool.close()
+    return tuple(
+        EoctlTable(
+            schema=schema,
+            parts=tuple(
+                Part(partial(opened.tables, name), _own_key_groups(operator, subtask) if schema.keyed else None)
+                for subtask, opened in subtasks
+                if is_told or name in opened.by_state
+            ),
+            pool=pool,
+        )
+        for name, schema in sorted(known.items())
+    )
+
+
+class _Subtask:
+    """The tables of a subtask, opened once."""
+
+    def __init__(self, subtask: SubtaskState, open_file: OpenTable, pool: FilePool) -> None:
+        self._subtask = subtask
+        self._open_file = open_file
+        self._pool = pool
+
+    def tables(self, state: tuple[str, str]) -> tuple[SortedTable, ...]:
+        return self.by_state.get(state, ())
+
+    @cached_property
+    def by_state(self) -> dict[tuple[str, str], tuple[SortedTable, ...]]:
+        """Newest first."""
+        found: dict[tuple[str, str], list[SortedTable]] = {}
+        for file in self._subtask.files:
+            if file.role in ROLES:
+                table = SortedTable(self._pool.add(partial(self._open_file, self._subtask, file)), file.name)
+                found.setdefault((table.schema.name, table.schema.kind), []).append(table)
+        for (name, _), tables in found.items():
             tables.sort(key=lambda table: table.sequence, reverse=True)
             if len({table.sequence for table in tables}) != len(tables):
-                raise BadManifestError(f"two tables of the state {state[0]} have one sequence number")
-            own = _own_key_groups(operator, subtask) if schemas[state].keyed else None
-            parts.setdefault(state, []).append(Part(tuple(tables), own))
-    pool.close()
-    return tuple(
-        EoctlTable(schema=schemas[name], parts=tuple(found), pool=pool) for name, found in sorted(parts.items())
-    )
+                raise BadManifestError(f"two tables of the state {name} have one sequence number")
+        return {state: tuple(tables) for state, tables in found.items()}
 
 
 def joined_tables(paths: Iterable[str]) -> tuple[StateTable, ...]:
     """Tables of one state of different subtasks, as one."""
     pool = FilePool()
-    tables = [_table(Path(path), pool) for path in paths]
+    tables = [SortedTable(pool.add(partial(_opened, Path(path))), Path(path).name) for path in paths]
     pool.close()
-    parts = tuple(Part((table,), None) for table in tables)
+    parts = tuple(Part(partial(tuple, [table]), None) for table in tables)
     return (EoctlTable(schema=tables[0].schema, parts=parts, pool=pool),)
 
 
-def _opened(files: Iterable[StateFile], folder: Path, pool: FilePool) -> Iterator[SortedTable]:
-    return (_table(folder / file.name, pool, file.name) for file in files if file.role in ROLES)
-
-
-def _table(path: Path, pool: FilePool, what: str = "") -> SortedTable:
+def _opened(path: Path) -> OpenFile:
     import pyarrow as pa  # noqa: PLC0415  (heavy)
 
-    return SortedTable(pool.add(partial(pa.OSFile, str(path), "rb")), what or path.name)
+    file: OpenFile = pa.OSFile(str(path), "rb")
+    return file
 
 
 def _own_key_groups(operator: OperatorState, subtask: SubtaskState) -> KeyGroupRange | None:
@@ -131,14 +167,10 @@ def _rows(part: Part, key_groups: KeyGroupRange | None, key: bytes | None) -> It
         wanted = key_groups if wanted is None else wanted.intersection(key_groups)
         if wanted is None:
             return
+    tables = part.tables()
     if key is not None:
-        sources = [table.scan(wanted, key) for table in part.tables]
+        sources = [table.scan(wanted, key) for table in tables]
         yield from merge_batches(sources, keep_tombstones=False)
     else:
-        for batch in merge(part.tables, keep_tombstones=False, key_groups=wanted):
+        for batch in merge(tables, keep_tombstones=False, key_groups=wanted):
             yield select(batch, wanted, None)
-
-
-def _apart(ranges: list[KeyGroupRange]) -> bool:
-    ordered = sorted(ranges)
-    return all(one.stop <= other.start for one, other in pairwise(ordered))

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from eoctl.engines.eoctl_states import tables_of
 from eoctl.engines.flink_files import Place, place_at
 from eoctl.engines.flink_paths import Mapping
 from eoctl.engines.states import is_readable, open_states
 from eoctl.services.resolve import Resolved
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator
-from eoctl.services.savepoint_records import is_portable, operators_of
+from eoctl.services.savepoint_records import is_portable, operators_of, schema_of
 from eoctl.services.state_files import Chosen, extracted, folder_of
 from formats.errors import CorruptError, SnapshotNotFoundError, UnsupportedError
 from formats.keygroups import range_of
@@ -23,6 +24,7 @@ from formats.savepoint import HEAD_NAME, MAX_HEAD_BYTES, Origin, SavepointHead, 
 from formats.state import StateTable
 from storage.blobs import Blobs
 from storage.os_errors import told
+from storage.ranges import can_range, open_ranges
 from storage.store import Store
 
 _TABLE_ROLES = {"eoctl": {"keyed", "timer", "operator"}, "rocksdb": {"keyed"}}
@@ -37,9 +39,11 @@ def source_of_snapshot(
     operator: str | None = None,
     verified: bool = True,
     chosen: Chosen = lambda _: True,
+    ranged: bool = False,
 ) -> Iterator[SnapshotSource]:
     """A snapshot of the store, its files on this machine; of one operator (uid or id) where it is given.
 
+    `ranged`: of a store elsewhere only those ranges of tables are fetched that are asked for, and files not at all.
     Raises: SnapshotNotFoundError (no such operator), CorruptError, BlobGoneError, UnsupportedError.
     """
     manifest = store.manifest(resolved.head, resolved.entry)
@@ -52,11 +56,16 @@ def source_of_snapshot(
     if operator is not None and not operators:
         raise no_operator(resolved.address, operator, manifest.operators)
     blobs = Blobs(store.backend, resolved.pipeline, store.hash)
+    far = {state.id for state in operators if ranged and store.place.remote and _can_range(state)}
+    near = [state for state in operators if state.id not in far]
     with ExitStack() as stack:
-        root = stack.enter_context(extracted(store, blobs, operators, scratch, chosen=chosen, verified=verified))
+        root = stack.enter_context(extracted(store, blobs, near, scratch, chosen=chosen, verified=verified))
         found: list[SourceOperator] = []
         for state in operators:
-            found += _flinks(state, root, stack) if _is_flinks(state) else [_operator(state, root)]
+            if state.id in far:
+                found.append(_ranged(state, root, blobs))
+            else:
+                found += _flinks(state, root, stack) if _is_flinks(state) else [_operator(state, root)]
         yield SnapshotSource(
             address=resolved.address,
             origin=_origin(manifest, resolved, store),
@@ -181,6 +190,20 @@ def _operator(state: OperatorState, root: Path) -> SourceOperator:
         parts=tuple(partial(_store_tables, root, replace(state, subtasks=(subtask,))) for subtask in state.subtasks),
         files=root / state.id,
     )
+
+
+def _can_range(state: OperatorState) -> bool:
+    """Its tables can be read where they lie, and the manifest tells its states."""
+    files = [file for subtask in state.subtasks for file in subtask.files if file.role in _TABLE_ROLES["eoctl"]]
+    return state.engine.kind == "eoctl" and bool(state.states) and all(map(can_range, files))
+
+
+def _ranged(state: OperatorState, root: Path, blobs: Blobs) -> SourceOperator:
+    """The operator with its tables where they lie."""
+    state = _with_key_groups(state)
+    schemas = [schema_of(info) for info in state.states]
+    tables = tables_of(state, lambda _, file: open_ranges(blobs, file), schemas)
+    return SourceOperator(state=state, open=lambda: tables, parts=(lambda: tables,), files=root / state.id)
 
 
 def _with_key_groups(state: OperatorState) -> OperatorState:
