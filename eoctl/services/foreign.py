@@ -17,6 +17,7 @@ from eoctl.ambient import format_time
 from eoctl.engines.flink import FlinkSnapshot, Piece, find_folders, is_snapshot, open_snapshot
 from eoctl.engines.flink_files import LOCAL, Place
 from eoctl.engines.flink_paths import CHECKPOINT, Mapping, named_root
+from eoctl.services.foreign_connectors import connectors_of
 from eoctl.services.values import (
     Difference,
     FileNames,
@@ -129,7 +130,7 @@ def row_of(snapshot: FlinkSnapshot, first: dict[str, int]) -> ForeignRow:
 
 
 def inspect_foreign(snapshot: FlinkSnapshot) -> Inspection:
-    """What the snapshot consists of, as its `_metadata` tells it; other files are not read."""
+    """What the snapshot consists of, as its `_metadata`, and the heads and connectors' part of its state tell it."""
     history = history_of(snapshot)
     rows = foreign_files(snapshot, history=history)
     number = snapshot.metadata.checkpoint_id
@@ -138,6 +139,7 @@ def inspect_foreign(snapshot: FlinkSnapshot) -> Inspection:
     there = {row.path for row in rows}
     notes = list(history.notes)
     operators = operator_rows(snapshot, notes)
+    sources, sinks = connectors_of(snapshot, notes)
     if was_moved(snapshot):
         notes.append(MOVED)
     references: dict[str, list[str]] = {}
@@ -156,8 +158,8 @@ def inspect_foreign(snapshot: FlinkSnapshot) -> Inspection:
             in_flight_bytes=sum(row.in_flight_bytes for row in operators),
         ),
         operators=operators,
-        sources=(),
-        sinks=(),
+        sources=sources,
+        sinks=sinks,
         files=FileNames(
             new=tuple(sorted(names.keys() - older.keys())),
             referenced=tuple(sorted(older)),

@@ -1,14 +1,17 @@
 """What connectors keep in operator state, inside `bytes`: the splits of a source, the committables of a sink.
 
     versioned     i32 version of a serializer, i32 length, its bytes
-    splits        `SourceReaderState`, an element each: versioned; of a number sequence utf id, i64 next, i64 last
+    splits        `SourceReaderState`, an element each: versioned
+      numbers     (1): utf id, i64 next, i64 last
+      Kafka       (0): utf topic, i32 partition, i64 next offset, i64 offset to stop at or the least number
     committables  `streaming_committer_raw_states`: versioned (2): u32 0xB91F252C, list of checkpoints
       checkpoint    i64 id, i32 subtasks, list of subtasks
       subtask       i32 subtask, list of requests, i32 and i32 [and i32 in version 1]: how many, how many failed
       request       versioned: the sink's own; i32 retries, i32 state
       list          i32 version, i32 n, n times i32 length, bytes
-    FileSink      u32 0x1E765C80, utf bucket, flag + versioned pending file, flag + versioned file to remove, flag + utf
-                  path of a file to remove
+    Kafka         (1): i16 epoch, i64 producer id, utf transactional id
+    FileSink      (2): u32 0x1E765C80, utf bucket, flag + versioned pending file, flag + versioned file to remove, flag +
+                  utf path of a file to remove
       pending       u32 0x2C853C89, flag, utf path, i64 size, versioned recoverable
       in progress   u32 0xB3A4073D, flag, utf path, versioned recoverable
       recoverable   local, little-endian: u32 0x1E744B57, i64 length, i32 and i32 lengths of target and temporary path
@@ -18,7 +21,8 @@
 What is not one of these is told by its version and bytes alone.
 
 Source: Flink 2.3.0, `CommittableCollectorSerializer`, `FileSinkCommittableSerializer`,
-`FileWriterBucketStateSerializer`, `OutputStreamBasedPartFileWriter`, `LocalRecoverableSerializer`.
+`FileWriterBucketStateSerializer`, `OutputStreamBasedPartFileWriter`, `LocalRecoverableSerializer`; the Kafka connector
+4.0.1, `KafkaPartitionSplitSerializer`, `KafkaCommittableSerializer` (their code; no file of one was seen).
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ FILE_IN_PROGRESS = 0xB3A4073D
 LOCAL_RECOVERABLE = 0x1E744B57
 BUCKET = 0x1E764B79
 
+_NEVER = -(1 << 63)
+
 
 class Versioned(Struct, frozen=True):
     """Bytes of a serializer that is known by its version alone."""
@@ -52,6 +58,23 @@ class NumberSplit(Struct, frozen=True):
     split: str
     next: int
     last: int
+
+
+class KafkaSplit(Struct, frozen=True):
+    """A partition of a topic: the next offset to read (less than 0: not known yet), and where to stop, if anywhere."""
+
+    topic: str
+    partition: int
+    next: int
+    stop: int | None
+
+
+class KafkaTransaction(Struct, frozen=True):
+    """What Kafka's sink commits."""
+
+    transactional_id: str
+    producer_id: int
+    epoch: int
 
 
 class SinkFile(Struct, frozen=True):
@@ -75,7 +98,7 @@ class Committable(Struct, frozen=True):
 
     checkpoint_id: int
     subtask: int
-    content: FileCommittable | Versioned
+    content: FileCommittable | KafkaTransaction | Versioned
     retries: int = 0
     state: int = 0
 
@@ -88,7 +111,7 @@ class Bucket(Struct, frozen=True):
     in_progress: SinkFile | None
 
 
-def read_split(element: bytes, what: str = "a split") -> NumberSplit | Versioned:
+def read_split(element: bytes, what: str = "a split") -> NumberSplit | KafkaSplit | Versioned:
     """An element of `SourceReaderState`, as the value of a row.
 
     Raises: CorruptError.
@@ -97,6 +120,10 @@ def read_split(element: bytes, what: str = "a split") -> NumberSplit | Versioned
     cursor = Cursor(found.data, what=what)
     if found.version == 1 and cursor.left >= 18 and cursor.left == 18 + int.from_bytes(found.data[:2], "big"):
         return NumberSplit(cursor.utf("a split's id"), cursor.i64("a number"), cursor.i64("a number"))
+    if found.version == 0 and cursor.left >= 22 and cursor.left == 22 + int.from_bytes(found.data[:2], "big"):
+        topic, partition = cursor.utf("a topic"), cursor.i32("a partition")
+        offset, stop = cursor.i64("an offset"), cursor.i64("an offset")
+        return KafkaSplit(topic, partition, offset, None if stop == _NEVER else stop)
     return found
 
 
@@ -145,8 +172,11 @@ def read_bucket(element: bytes, what: str = "a bucket") -> Bucket | Versioned:
     return Bucket(bucket, folder, in_progress)
 
 
-def _content(found: Versioned, what: str) -> FileCommittable | Versioned:
+def _content(found: Versioned, what: str) -> FileCommittable | KafkaTransaction | Versioned:
     cursor = Cursor(found.data, what=what)
+    if found.version == 1 and cursor.left >= 12 and cursor.left == 12 + int.from_bytes(found.data[10:12], "big"):
+        epoch, producer_id = cursor.i16("an epoch"), cursor.i64("a producer's id")
+        return KafkaTransaction(cursor.utf("a transactional id"), producer_id, epoch)
     if found.version != 2 or cursor.left < 4 or cursor.u32() != FILE_COMMITTABLE:
         return found
     bucket = cursor.utf("a bucket")

@@ -492,3 +492,16 @@ def keyed_rows(snapshot: Any) -> dict[tuple[str, str], list[Any]]:
                 rows = [row for batch in table.scan() for row in batch.to_pylist()]
                 found[operator.id, table.schema.name] = rows
     return found
+
+
+def test_inspect_tells_where_sources_stand_and_what_sinks_have_to_commit(eoctl: CommandLine, tmp_path: Path) -> None:
+    case = unpack("a-savepoint-canonical", tmp_path)
+    found = answered(eoctl, "checkpoint", "inspect", next((case / "savepoints").iterdir()))
+    assert {source["uid"]: source["offsets"] for source in found["sources"]} == {
+        "orders-source": {"1": 800, "2": 4800},
+        "rules-source": {"1": 2, "2": 5},
+    }
+    (sink,) = found["sinks"]
+    assert sink["uid"] == "order-sink"
+    assert [(row["state"], row["checkpoint"]) for row in sink["transactions"]] == [("pending", 2), ("pending", 2)]
+    assert all(row["id"].startswith("/tmp/eoctl-corpus/") for row in sink["transactions"])

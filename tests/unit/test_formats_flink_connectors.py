@@ -19,6 +19,8 @@ from formats.flink.connectors import (
     Bucket,
     Committable,
     FileCommittable,
+    KafkaSplit,
+    KafkaTransaction,
     NumberSplit,
     SinkFile,
     Versioned,
@@ -115,3 +117,19 @@ def test_damaged_elements_are_something_else_or_an_error(read) -> None:
                 read(good[:place] + bytes([rng.randrange(256)]) + good[place + 1 :])
             except EoctlError:
                 continue
+
+
+def test_a_partition_of_kafka_is_where_its_reader_goes_on() -> None:
+    def split(*numbers: int) -> bytes:
+        return element(0, utf("orders"), struct.pack(">iqq", *numbers))
+
+    assert read_split(split(3, 1234, -(1 << 63))) == KafkaSplit("orders", 3, 1234, None)
+    assert read_split(split(0, -2, 99)) == KafkaSplit("orders", 0, -2, 99)
+    longer = element(0, utf("orders"), struct.pack(">iqq", 3, 1234, 0), b"x")
+    assert isinstance(read_split(longer), Versioned)
+
+
+def test_a_transaction_of_kafka_is_told_by_its_name() -> None:
+    content = versioned(1, struct.pack(">hq", 5, 77), utf("shop-0-12"))
+    (found,) = read_committables(committable(content))
+    assert found.content == KafkaTransaction("shop-0-12", 77, 5)
