@@ -10,8 +10,8 @@
       request       versioned: the sink's own; i32 retries, i32 state
       list          i32 version, i32 n, n times i32 length, bytes
     Kafka         (1): i16 epoch, i64 producer id, utf transactional id
-    FileSink      (2): u32 0x1E765C80, utf bucket, flag + versioned pending file, flag + versioned file to remove, flag +
-                  utf path of a file to remove
+    FileSink      (2): u32 0x1E765C80, utf bucket, flag + versioned pending file, flag + versioned file to remove,
+                  flag + utf path of a file to remove
       pending       u32 0x2C853C89, flag, utf path, i64 size, versioned recoverable
       in progress   u32 0xB3A4073D, flag, utf path, versioned recoverable
       recoverable   local, little-endian: u32 0x1E744B57, i64 length, i32 and i32 lengths of target and temporary path
