@@ -19,6 +19,7 @@ from formats.errors import UnavailableError, UnsupportedError, UsageError
 
 DASK = "dask://"
 MAX_PROCESSES = 256
+WORKERS_SECONDS = 30  # for a cluster's first worker to come
 WORTH_BYTES = 64 << 20  # of state: to start processes takes as long as to write some of it
 
 
@@ -55,6 +56,10 @@ def _dask(url: str) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise UnavailableError(f"no Dask cluster at {url}: {error}", hint="dask scheduler --port 8786") from error
     with client:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+        except TimeoutError as error:
+            raise UnavailableError(f"the Dask cluster at {url} has no workers", hint="dask worker HOST:8786") from error
         yield client.get_executor(pure=False)
 
 

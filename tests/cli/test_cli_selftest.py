@@ -12,6 +12,8 @@ from eoctl.selftest.faults import Fault
 from tests.cli.conftest import CommandLine
 from tests.simulation.bugs import planted
 
+pytestmark = pytest.mark.thorough
+
 FEW = ("--seed", "3", "--hours", "3")
 
 

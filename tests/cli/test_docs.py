@@ -264,6 +264,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[
         yield {page: pool.submit(run_page, page, tmp_path_factory.mktemp("page"), rocksdb=False) for page in RUN_PAGES}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_the_examples_of_a_page_run(page: str, runs: dict[str, Future[None]]) -> None:
     runs[page].result()

@@ -15,7 +15,7 @@ from storage.backends.s3_client import S3Client
 from tests.conformance.backend_suite import HEAD, KEY, BackendSuite, content, names
 from tests.support.seaweed import READER_KEY, Server, running_server
 
-pytestmark = pytest.mark.lane("s3")
+pytestmark = [pytest.mark.lane("s3"), pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

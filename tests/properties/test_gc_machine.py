@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import msgspec
+import pytest
 from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
@@ -35,6 +36,8 @@ from tests.properties.test_store_machine import (
 from tests.support.fakes import FakeAmbient
 from tests.support.faulty import Fault, FaultyBackend
 from tests.support.places import PIPELINE, behind, stored_keys
+
+pytestmark = pytest.mark.thorough
 
 ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
 HOUR, DAY, YEAR = 3600, 86_400, 365 * 86_400

@@ -27,6 +27,8 @@ from storage.store import Store
 from tests.support.states import MAX_PARALLELISM, Operator, Row, content, table_checkpoint
 from tests.support.stores import at, new_store
 
+pytestmark = pytest.mark.thorough
+
 VALUE = StateSchema(name="sum", kind="value", key="string", value="long")
 MAP = StateSchema(name="by day", kind="map", key="string", map_key="string", value="long")
 LIST = StateSchema(name="pending", kind="operator-list", value="string")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -53,6 +54,8 @@ from tests.support.places import (
 )
 from tests.support.stores import noise
 from tests.support.sweeper import Sweeper
+
+pytestmark = pytest.mark.thorough
 
 ALL = os.environ.get("EOCTL_TEST_ALL") == "1"
 STEPS = int(os.environ.get("EOCTL_TEST_STEPS", "30" if ALL else "20"))

@@ -38,6 +38,8 @@ from tests.support.places import (
 from tests.support.stores import noise
 from tests.support.sweeper import Sweeper
 
+pytestmark = pytest.mark.thorough
+
 FIRST = {
     "inline": b"a few bytes",
     "packed": noise(20_000, 1),

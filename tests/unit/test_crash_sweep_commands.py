@@ -48,6 +48,8 @@ from tests.support.places import PIPELINE, behind, check_roots, checkpoint_tree,
 from tests.support.stores import noise, overwrite, text, value_of
 from tests.unit.test_crash_sweep import World
 
+pytestmark = pytest.mark.thorough
+
 POINTS = 10_000 if os.environ.get("EOCTL_TEST_LONG") == "1" else 2000
 SHORT = 4  # a seed that draws no large file
 FORK = PipelineId("orders-test")

@@ -25,6 +25,8 @@ from tests.support.places import PIPELINE, behind, check_roots, checkpoint_tree,
 from tests.support.stores import noise
 from tests.unit.test_crash_sweep import HISTORY, SECOND, World, check, edit
 
+pytestmark = pytest.mark.thorough
+
 DAY = 86_400
 KEEP_LAST = Options(policy=Policy(keep_last=1))
 AT_ONCE = msgspec.structs.replace(KEEP_LAST, grace_seconds=0, keep_trash_seconds=0)

@@ -31,6 +31,8 @@ from formats.state import OperatorStates, StateTable
 from formats.types import decode, encode, parse
 from tests.support.flink import CASES, SNAPSHOTS, WRITTEN_AT, Snapshot, expected, unpack
 
+pytestmark = pytest.mark.thorough
+
 UNALIGNED = ("a-unaligned", "a-flink120-unaligned")
 EVENT_TIME, PROCESSING_TIME = 4_000_000_000_000, 4_102_444_800_000
 KEYS, HALF = 211, 4000

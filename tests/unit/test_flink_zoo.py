@@ -24,6 +24,8 @@ from formats.keygroups import java_string_hash, key_group_of
 from formats.state import OperatorStates, StateTable
 from formats.types import decode, parse
 
+pytestmark = pytest.mark.thorough
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "flink-zoo" / "zoo.tar.xz"
 LIMIT = 120
 COLOURS = ("RED", "GREEN", "BLUE")

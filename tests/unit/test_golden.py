@@ -91,6 +91,7 @@ def damaged(data: bytes) -> Iterator[bytes]:
         yield data[:place] + data[place + 1 :]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", DECODERS)
 def test_no_damage_to_a_golden_file_breaks_its_decoder_or_passes_for_the_original(name) -> None:
     decoder, expected, encoder = DECODERS[name]

@@ -15,6 +15,8 @@ import pytest
 
 from eoctl.library import init_store
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 COUNT = 6000
 KEYS = 40

@@ -26,6 +26,8 @@ from tests.support.flink import SNAPSHOTS, WRITTEN_AT, unpack
 from tests.support.states import content
 from tests.support.stores import at, new_store
 
+pytestmark = pytest.mark.thorough
+
 CASES = (
     "a-rocksdb-incremental",
     "a-hashmap-full",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eoctl.services import executors
 from eoctl.services.executors import executor_of
 from eoctl.services.savepoint import Wish, create_folder
 from eoctl.services.savepoint_sources import source_of_snapshot
@@ -77,11 +78,18 @@ def test_a_cluster_that_is_not_there_is_told() -> None:
         pass
 
 
+@pytest.mark.filterwarnings("default")  # Dask's own
+def test_a_cluster_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "WORKERS_SECONDS", 0.1)
+    with cluster(workers=0) as address, pytest.raises(UnavailableError, match="has no workers"), executor_of(address):
+        pass
+
+
 @contextmanager
-def cluster() -> Iterator[str]:
-    """A scheduler and two workers, processes of their own, on ports of their own."""
+def cluster(workers: int = 2) -> Iterator[str]:
+    """A scheduler and its workers, processes of their own, on ports of their own."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
     ) as found:
         yield f"dask://{found.scheduler_address.removeprefix('tcp://')}"

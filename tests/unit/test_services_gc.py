@@ -951,6 +951,7 @@ def quietly(work: Callable[[], object]) -> None:
         work()
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),

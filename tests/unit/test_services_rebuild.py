@@ -42,6 +42,8 @@ from tests.support.stores import (
 )
 from tests.support.sweeper import Sweeper
 
+pytestmark = pytest.mark.thorough
+
 ORDERS = PipelineId("orders")
 HEAD = layout.head(ORDERS)
 

@@ -476,6 +476,7 @@ def test_a_disk_that_is_full_is_said_and_nothing_has_changed(store: Store, good:
     assert run(store, restored(good, tmp_path / "from", "1")).whole
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", ["flipped", "gone"])
 def test_a_repair_killed_anywhere_is_run_again_and_has_harmed_nobody(
     store: Store, good: Store, tmp_path: Path, damage: str
