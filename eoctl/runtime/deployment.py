@@ -140,6 +140,7 @@ def _subtask(
                 subtask=index,
                 parallelism=node.parallelism,
                 held=() if loaded is None else loaded.transactions(node.uid),
+                store=opened.store.record.id,
                 checkpoint_seconds=settings.checkpoint_timeout_seconds,
             )
             writer, committer = sink.writer(context), sink.committer(context)

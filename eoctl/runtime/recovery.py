@@ -215,7 +215,9 @@ def settle(opened: Opened, graph: Graph, loaded: Loaded | None, choice: Choice, 
     sinks = []
     for node in graph.nodes:
         if isinstance(node.work, Writing):
-            context = SinkContext(pipeline=opened.pipeline.name, uid=node.uid, attempt=opened.attempt)
+            context = SinkContext(
+                pipeline=opened.pipeline.name, uid=node.uid, attempt=opened.attempt, store=opened.store.record.id
+            )
             committer = node.work.sink.committer(context)
             if committer is not None:
                 sinks.append((node, committer))

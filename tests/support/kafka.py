@@ -35,6 +35,7 @@ transaction.state.log.num.partitions=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.max.timeout.ms=3600000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=100
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.retention.ms=-1

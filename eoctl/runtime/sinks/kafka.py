@@ -1,8 +1,8 @@
 """Kafka in two phases: what a subtask writes between two barriers is one transaction, ended by whoever has the permit.
 
-A transactional id, `PREFIX/PIPELINE/SINK/ATTEMPT-SUBTASK-SLOT`, has one open transaction. So a subtask has as many as
-it has transactions that wait for their commit, and one more. Each transaction begins with a new epoch of its producer:
-the committable holds transactional id, producer id and epoch, which name this transaction for ever, so no later one
+A transactional id, `PREFIX/STORE/PIPELINE/SINK/ATTEMPT-SUBTASK-SLOT`, has one open transaction. So a subtask has as
+many as it has transactions that wait for their commit, and one more. Each transaction begins with a new epoch of its
+producer: the committable holds transactional id, producer id and epoch, which name this transaction for ever, so no later one
 can be committed in its stead. The log of commits (kafka_commits.py) tells a transaction that was committed before from
 one that was aborted.
 
@@ -23,10 +23,11 @@ from msgspec import Struct
 
 from eoctl.ambient import system_ambient
 from eoctl.runtime.records import Batch
+from eoctl.runtime.sinks.kafka_cluster import NotOursError, Partition
 from eoctl.runtime.sinks.kafka_codec import Row, partition_of
 from eoctl.runtime.sinks.kafka_codec import batch as encoded
 from eoctl.runtime.sinks.kafka_commits import CommitLog
-from eoctl.runtime.sinks.kafka_wire import NOBODY, Described, NotOursError, Partition, ProducerId, Wire
+from eoctl.runtime.sinks.kafka_wire import NOBODY, Described, ProducerId, Wire
 from eoctl.runtime.sinks.protocol import CommitPermit, Delivery, SinkContext
 from formats.errors import CorruptError, EoctlError, FencedError, UnavailableError, UsageError
 from formats.manifest import Transaction
@@ -37,7 +38,6 @@ BATCH_BYTES = 512 << 10
 _BUFFER_BYTES = 4 << 20
 _KEYS_KNOWN = 100_000
 _CLOSING_SECONDS = 2.0
-_OVER = frozenset({"CompleteCommit", "CompleteAbort", "Empty", ""})
 
 
 def json_bytes(record: Any) -> bytes:  # noqa: ANN401  (a record of any type)
@@ -51,7 +51,7 @@ class KafkaTransactions(Struct, frozen=True, kw_only=True):
     """Records appended to `topic` in transactions. `key`: of a record; it chooses the partition, as in Java.
 
     `transaction_timeout`: seconds after which the broker aborts what nobody commits. `commits`: the topic for the log
-    of commits, made where it is missing. `prefix`: of transactional ids, where stores share a cluster and names.
+    of commits, made where it is missing. `prefix`: of transactional ids, as access rights may want it.
     """
 
     bootstrap: str
@@ -89,7 +89,7 @@ class _Names:
     """What a sink's transactions are called in Kafka."""
 
     def __init__(self, sink: KafkaTransactions, context: SinkContext) -> None:
-        self.sink = f"{sink.prefix}/{context.pipeline}/{context.uid}"
+        self.sink = f"{sink.prefix}/{context.store[:8]}/{context.pipeline}/{context.uid}"
 
     def of(self, attempt: int, subtask: int, slot: int) -> str:
         return f"{self.sink}/{attempt}-{subtask}-{slot}"
@@ -339,7 +339,7 @@ class KafkaCommitter:
         older = [name for name, attempt in attempts.items() if attempt is not None and attempt < self._context.attempt]
         gone = []
         for name, now in self._wire.describe(older).items():
-            if now.timeout_ms == FENCED_MS or (name in kept and now.state not in _OVER):
+            if now.timeout_ms == FENCED_MS or (name in kept and now.state == "Ongoing"):
                 continue
             self._wire.init_producer(name, FENCED_MS)
             if now.state == "Ongoing":

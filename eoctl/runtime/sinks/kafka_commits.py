@@ -1,6 +1,6 @@
 """The log of commits: a topic in which each transaction writes its own name, so that the name is there if it is.
 
-    key     PREFIX/PIPELINE/SINK
+    key     PREFIX/STORE/PIPELINE/SINK
     value   {"transaction": "ledger-3-17-0-1", "checkpoint": 17}
 
 It is read with what is open and aborted, and with the control batches that end transactions: the first one of a
@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
+from eoctl.runtime.sinks.kafka_cluster import OutOfRangeError, Partition
 from eoctl.runtime.sinks.kafka_codec import Found, Row
-from eoctl.runtime.sinks.kafka_wire import OutOfRangeError, Partition, Wire
+from eoctl.runtime.sinks.kafka_wire import Wire
 from formats.errors import CorruptError
 
 KEPT_DAYS = 30
@@ -58,7 +59,8 @@ class CommitLog:
         try:
             for found in self._from(mark):
                 if producer is None:
-                    if found.control or all(name.transaction != transaction for name in self._names(found)):
+                    # It may be of a store that this one is a copy of.
+                    if found.control or transaction not in {name.transaction for name in _names(found)}:
                         raise CorruptError(
                             f"{self.part[0]}, offset {mark}: {transaction} is not there",
                             hint="was the topic made anew?",
@@ -78,20 +80,20 @@ class CommitLog:
         open_names: dict[int, list[Name]] = {}
         for found in self._from(self._wire.log_start(self.part)):
             if not found.control:
-                open_names.setdefault(found.producer, []).extend(self._names(found))
+                open_names.setdefault(found.producer, []).extend(_names(found, self._key))
                 continue
             names = open_names.pop(found.producer, [])
             if found.commits:
                 yield from names
 
-    def _names(self, found: Found) -> list[Name]:
-        return [
-            msgspec.json.decode(value, type=Name)
-            for _, key, value in found.rows
-            if key == self._key and value is not None
-        ]
-
     def _from(self, offset: int) -> Iterator[Found]:
         while batches := self._wire.fetch(self.part, offset):
             yield from batches
             offset = batches[-1].last_offset + 1
+
+
+def _names(found: Found, of: bytes | None = None) -> list[Name]:
+    """In a batch; of one sink, or of all."""
+    return [
+        msgspec.json.decode(value, type=Name) for _, key, value in found.rows if value is not None and of in {None, key}
+    ]

@@ -50,6 +50,7 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     """Whose sink it is: the names of its transactions are made of this. `subtask` -1: of all of them.
 
     `held`: the sink's transactions in the snapshot that was restored. `checkpoint_seconds`: the timeout of checkpoints.
+    `store`: the id of the store that the checkpoints are in.
     """
 
     pipeline: str
@@ -59,6 +60,7 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     parallelism: int = 1
     held: tuple[Transaction, ...] = ()
     checkpoint_seconds: float = 0.0
+    store: str = ""
 
     def transaction_id(self, checkpoint: int) -> str:
         """Unique for ever: sink, attempt, checkpoint, subtask."""
