@@ -66,8 +66,9 @@ def diff_lines(states: list[StateDifference], rows: list[ChangedRow], out: Outpu
 
 
 def _key(row: Row) -> str:
-    parts = [row["key"], row.get("namespace", ""), row.get("map_key", "")]
-    return " ".join(word(part) for part in parts if part != "")
+    namespace = [row["namespace"]] if row.get("namespace") else []  # the one of state without windows is nothing
+    map_key = [row["map_key"]] if row.get("map_key", "") != "" else []
+    return " ".join(map(word, [row["key"], *namespace, *map_key]))
 
 
 def _change(row: ChangedRow) -> str:

@@ -505,3 +505,10 @@ def test_inspect_tells_where_sources_stand_and_what_sinks_have_to_commit(eoctl: 
     assert sink["uid"] == "order-sink"
     assert [(row["state"], row["checkpoint"]) for row in sink["transactions"]] == [("pending", 2), ("pending", 2)]
     assert all(row["id"].startswith("/tmp/eoctl-corpus/") for row in sink["transactions"])
+
+
+def test_a_difference_names_no_namespace_where_there_is_none(eoctl: CommandLine, tmp_path: Path) -> None:
+    job = unpack("a-rocksdb-incremental", tmp_path) / "checkpoints" / JOB
+    told = eoctl("state", "diff", job / "chk-7", job / "chk-8", "--operator", "order-totals", "--state", "per-item").out
+    assert "user-79 item-2" in told
+    assert "null" not in told
