@@ -3,7 +3,8 @@
     eoctl run docs/examples/billing.py
 
 Where it reads and writes, the environment says: BILLING_DIR (`billing`) for files and SQLite, BILLING_POSTGRES for
-invoices and ledger in that database. BILLING_INTERVAL, BILLING_PARALLELISM, BILLING_BATCH are for trying things out.
+invoices and ledger in that database, BILLING_KAFKA for events from the topic `usage` and the ledger in the topic
+`ledger` of that broker. BILLING_INTERVAL, BILLING_PARALLELISM, BILLING_BATCH are for trying things out.
 """
 
 # ruff: noqa: INP001  (an example is no package)
@@ -21,6 +22,9 @@ from typing import Any
 from eoctl import (
     DeferredEffects,
     Files,
+    KafkaTopic,
+    KafkaTransactions,
+    LineFiles,
     Options,
     Pipeline,
     PostgresTable,
@@ -95,12 +99,19 @@ def made_up_events(folder: Path, count: int, *, first_hour: int = 0, hours: int 
 
 
 def billing(
-    folder: Path, *, postgres: str = "", interval: float = 30.0, parallelism: int = 1, batch: int = 2048
+    folder: Path,
+    *,
+    postgres: str = "",
+    kafka: str = "",
+    interval: float = 30.0,
+    parallelism: int = 1,
+    batch: int = 2048,
 ) -> Pipeline:
-    """The pipeline, on files and SQLite, or on PostgreSQL where its address is given."""
+    """The pipeline, on files and SQLite, or on PostgreSQL and Kafka where their addresses are given."""
     folder.mkdir(parents=True, exist_ok=True)
+    events: LineFiles | KafkaTopic = json_lines(str(folder / "in" / "*.jsonl"))
+    ledger: Files | PostgresTransactions | KafkaTransactions = Files(folder / "ledger")
     invoices: SqliteTable | PostgresTable
-    ledger: Files | PostgresTransactions
     if postgres:
         import psycopg  # noqa: PLC0415  (only where it is installed)
 
@@ -113,7 +124,9 @@ def billing(
         with closing(sqlite3.connect(folder / "invoices.db")) as database:
             database.execute(TABLES[0])
         invoices = SqliteTable(path=folder / "invoices.db", table="invoices", columns=INVOICE, key=("id",))
-        ledger = Files(folder / "ledger")
+    if kafka:
+        events = KafkaTopic(bootstrap=kafka, topic="usage")
+        ledger = KafkaTransactions(bootstrap=kafka, topic="ledger", key=lambda booking: str(booking[0]).encode())
 
     options = Options(
         state="rocksdb",
@@ -124,7 +137,6 @@ def billing(
         batch_size=batch,
     )
     pipeline = Pipeline("billing", guarantee="exactly-once", parallelism=parallelism, options=options)
-    events = json_lines(str(folder / "in" / "*.jsonl"))
     usage = pipeline.source("usage", events, time=time_of, max_delay_ms=DELAY)
     hours = usage.key_by(customer_of, type="string").window("hours", Tumbling(HOUR), summing(units_of, "long"))
     bills = hours.map("bills", invoice_of)
@@ -152,11 +164,12 @@ def units_of(event: dict[str, Any]) -> int:
 if __name__ == "__eoctl__":  # what `eoctl run` calls the file
     setting = os.environ.get  # noqa: TID251  (a program, no library)
     where = Path(setting("BILLING_DIR", "billing"))
-    if not (where / "in").exists():
+    if not (where / "in").exists() and not setting("BILLING_KAFKA"):
         made_up_events(where / "in", 2000)
     pipeline = billing(
         where,
         postgres=setting("BILLING_POSTGRES", ""),
+        kafka=setting("BILLING_KAFKA", ""),
         interval=float(setting("BILLING_INTERVAL", "30")),
         parallelism=int(setting("BILLING_PARALLELISM", "1")),
         batch=int(setting("BILLING_BATCH", "2048")),

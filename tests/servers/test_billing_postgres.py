@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from eoctl.library import init_store
+from eoctl.runtime.records import Batch
 from eoctl.runtime.run import Request, Told, run
+from eoctl.runtime.sinks.postgres import PostgresTable
+from eoctl.runtime.sinks.protocol import SinkContext
 from tests.support import billing
 from tests.support.places import local_store
 from tests.support.postgres import Postgres, running_postgres
 
 KILLS = 200 if os.environ.get("EOCTL_TEST_LONG") == "1" else 20
 pytestmark = pytest.mark.slow
+psycopg = pytest.importorskip("psycopg")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,6 @@ def dsn(server: Postgres, request: pytest.FixtureRequest) -> str:
 
 
 def query(dsn: str, text: str) -> list[Any]:
-    import psycopg
-
     with psycopg.connect(dsn, autocommit=True) as connection:
         cursor = connection.execute(text.encode())
         return [] if cursor.description is None else list(cursor.fetchall())
@@ -77,3 +79,27 @@ def test_a_ledger_with_keys_is_exact_also_after_a_damaged_checkpoint(dsn: str, t
     assert [passed.partition(":")[0] for passed in told[0].passed] == [f"billing@{newest}"]
     assert finished.written["ledger"] > 0, "it was charged a second time"
     check(dsn, folder)
+
+
+def test_a_zombie_that_wakes_up_changes_nothing(dsn: str, tmp_path: Path) -> None:
+    init_store(tmp_path / "store")
+    folder = tmp_path / "billing"
+    billing.example.made_up_events(folder / "in", 4000)
+    settings = {"BILLING_POSTGRES": dsn, "BILLING_INTERVAL": "0.03", "BILLING_BATCH": "20"}
+    told = billing.stopped_and_overtaken(tmp_path / "store", folder, settings)
+    assert "fenced" in told or "terminating connection due to administrator command" in told
+    check(dsn, folder)
+
+
+def test_a_zombie_that_stands_still_in_a_transaction_does_not_block_its_successor(dsn: str) -> None:
+    query(dsn, "CREATE TABLE totals (k TEXT PRIMARY KEY, n INT)")
+    sink = PostgresTable(dsn=dsn, table="totals", columns=("k", "n"), key=("k",))
+    zombie = sink.writer(SinkContext(pipeline="p", uid="totals", attempt=1))
+    with pytest.raises(psycopg.errors.AdminShutdown), zombie._connection.transaction():
+        zombie._fence()
+        newer = sink.writer(SinkContext(pipeline="p", uid="totals", attempt=2))
+        zombie._connection.execute("SELECT 1")
+    newer.write(Batch([("a", 1)]))
+    newer.close()
+    zombie.close()
+    assert query(dsn, "SELECT * FROM totals") == [("a", 1)]

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from eoctl.library import open_store
+from formats.errors import FencedError, UnavailableError
 from formats.ids import BlobKey, PipelineId
 from storage import layout
 from storage.store import Store
@@ -140,3 +142,23 @@ def damage_newest(store: Store) -> str:
     path.chmod(0o644)
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     return entry.label
+
+
+def stopped_and_overtaken(store: Path, folder: Path, settings: Mapping[str, str]) -> str:
+    """An attempt stood still while its successor ran to the end, and woke up then: what it had to say."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BILLING_DIR": str(folder), **settings}
+    with subprocess.Popen(command(store), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as zombie:
+        assert zombie.stderr is not None
+        first = zombie.stderr.readline()  # it began
+        head = open_store(store)._store.head
+        while not head(PipelineId("billing")).head.live:
+            assert zombie.poll() is None, "a checkpoint is complete before everything is read"
+        zombie.send_signal(signal.SIGSTOP)
+        try:
+            done = subprocess.run(command(store), env=environment, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr.decode()
+        finally:
+            zombie.send_signal(signal.SIGCONT)
+        told = (first + zombie.communicate()[1]).decode()
+    assert zombie.returncode in {FencedError.exit_code, UnavailableError.exit_code}, told
+    return told

@@ -8,11 +8,15 @@
 finds no prepared transaction can tell whether it was done before, and recovery sees which output is visible. Prepared
 transactions of earlier attempts that the restored checkpoint does not hold are rolled back.
 
+A connection's application name tells sink and attempt. A new attempt ends those of earlier ones that prepare, or that
+hold the lock of the fence: a zombie that stands still would hold its locks for ever.
+
 Both tables are made where they are missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -92,12 +96,22 @@ class UpsertWriter:
     """One connection; a transaction for each batch."""
 
     def __init__(self, sink: PostgresTable, context: SinkContext) -> None:
+        import psycopg  # noqa: PLC0415  (an extra)
+
         self._sink = sink
         self._context = context
         self._upsert = upsert(sink.table, sink.columns, sink.key, "%s")
-        self._connection = connected(sink.dsn)
-        with told(sink.table), self._connection.transaction():
-            self._fence()
+        self._connection = connected(sink.dsn, context)
+        with told(sink.table):
+            try:
+                self._connection.execute("SET lock_timeout = '1s'")
+                with self._connection.transaction():
+                    self._fence()
+            except psycopg.errors.LockNotAvailable:
+                end_older(self._connection, context)
+            self._connection.execute("SET lock_timeout = 0")
+            with self._connection.transaction():
+                self._fence()
 
     def write(self, batch: Batch) -> None:
         # Of one statement each key once: the last.
@@ -139,9 +153,9 @@ class PreparingWriter:
         name = _name(context, context.transaction_id(2**53))
         if len(name.encode()) > MAX_NAME_BYTES:
             raise UsageError(f"too long for the name of a prepared transaction: {name}", hint="choose a shorter uid")
-        self._connection = connected(sink.dsn)
+        self._connection = connected(sink.dsn, context)
         with told(sink.table):
-            # A zombie's transaction may hold a key of ours: the next attempt rolls it back.
+            # A zombie that connected late may hold a key of ours: the next attempt ends it.
             self._connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
             row = self._connection.execute("SHOW max_prepared_transactions").fetchone()
             if row is None or int(row[0]) == 0:
@@ -212,6 +226,7 @@ class PreparedCommitter:
         gone = []
         prefix = f"{_sink(self._context)}-"
         with told(self._sink.table):
+            end_older(self._connection, self._context)
             rows = self._connection.execute(
                 "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY gid"
             ).fetchall()
@@ -238,13 +253,38 @@ class PreparedCommitter:
         self._connection.close()
 
 
-def connected(dsn: str) -> psycopg.Connection:
-    """A connection that commits each statement unless told otherwise. Raises: UnsupportedError, UnavailableError."""
+def end_older(connection: psycopg.Connection, context: SinkContext) -> None:
+    """No writer of an earlier attempt of this sink is connected any more."""
+    prefix = _application(context, "")
+    found = connection.execute(
+        "SELECT pid, application_name FROM pg_stat_activity WHERE datname = current_database()"
+        " AND starts_with(application_name, %s)",
+        (prefix,),
+    ).fetchall()
+    for pid, name in found:
+        attempt = name.removeprefix(prefix)
+        if attempt.isdecimal() and int(attempt) < context.attempt:
+            connection.execute("SELECT pg_terminate_backend(%s, %s)", (pid, LOCK_SECONDS * 1000))
+
+
+def _application(context: SinkContext, attempt: int | str) -> str:
+    """The application name of a writer's connection; a name of PostgreSQL has 63 bytes."""
+    return f"eoctl-{hashlib.sha256(_sink(context).encode()).hexdigest()[:32]}-{attempt}"
+
+
+def connected(dsn: str, context: SinkContext | None = None) -> psycopg.Connection:
+    """A connection that commits each statement unless told otherwise; with a context, a writer's.
+
+    Raises: UnsupportedError, UnavailableError.
+    """
     import psycopg  # noqa: PLC0415  (an extra)
 
     with told("the connection"):
         connection = psycopg.connect(dsn, autocommit=True)
         connection.execute("SET idle_in_transaction_session_timeout = 0")
+        if context is not None:
+            name = _application(context, context.attempt)
+            connection.execute("SELECT set_config('application_name', %s, false)", (name,))
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             connection.execute(_TABLES)
