@@ -2,9 +2,9 @@
 
 A transactional id, `PREFIX/STORE/PIPELINE/SINK/ATTEMPT-SUBTASK-SLOT`, has one open transaction. So a subtask has as
 many as it has transactions that wait for their commit, and one more. Each transaction begins with a new epoch of its
-producer: the committable holds transactional id, producer id and epoch, which name this transaction for ever, so no later one
-can be committed in its stead. The log of commits (kafka_commits.py) tells a transaction that was committed before from
-one that was aborted.
+producer: the committable holds transactional id, producer id and epoch, which name this transaction for ever, so no
+later one can be committed in its stead. The log of commits (kafka_commits.py) tells a transaction that was committed
+before from one that was aborted.
 
 Recovery commits what the restored checkpoint holds, and only then fences every transactional id of earlier attempts,
 those of a larger parallelism too, by a new epoch, which aborts what is open. A zombie asks for an epoch only as the
