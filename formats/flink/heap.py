@@ -5,7 +5,9 @@
     an entry: namespace, key, value, all as their serializers write them; of timers: i64 time, key, namespace
 
 With compression each state of a key group, its place included, is a framed Snappy stream. Nothing has a length, so an
-entry is passed over by what its types say; a state behind one whose type is not known cannot be reached.
+entry is passed over by what its types say. Behind a state whose type is not known (Kryo, say) the others are looked
+for: where they lie they fill the key group to its end, all of them and nothing else. That is so at the right place; if
+it is so at another one too, they are refused.
 
 A key group is held in memory while it is read, as it is by the job that wrote it.
 
@@ -14,13 +16,14 @@ Source: Flink 2.3.0, `HeapSnapshotStrategy`, `CopyOnWriteStateMapSnapshot`, `Hea
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from formats.binary import Cursor
 from formats.datatype import DataType, ListOf, MapOf, TimerOf, describe, is_known
-from formats.errors import CorruptError, UnsupportedError
+from formats.errors import CorruptError, EoctlError, UnsupportedError
 from formats.flink.handles import KeyGroups
 from formats.flink.keyed_header import TIMERS, Header, StateMeta
 from formats.flink.row_builder import Row, RowBuilder
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _COMMA = b","
+_HINT = "take a canonical savepoint, or use the RocksDB backend"
 _Split = Callable[[bytes, bytes, bytes], Iterator[Row]]
 
 
@@ -79,6 +83,7 @@ def key_group_bytes(
 
 
 def _rows(cursor: Cursor, header: Header, name: str) -> Iterator[Row]:
+    left = set(range(len(header.states)))
     for _ in header.states:
         part = Cursor(unframe(cursor), what=cursor.what) if header.compressed else cursor
         place = part.u16("a state's place")
@@ -88,9 +93,13 @@ def _rows(cursor: Cursor, header: Header, name: str) -> Iterator[Row]:
         if state.name == name:
             yield from _entries(part, state, header.key)
             return
-        _pass(part, state, header.key)
-        if header.compressed:
-            part.expect_end(f"state {state.name!r}")
+        left.discard(place)
+        if all(map(is_known, _parts(state, header.key))):
+            _pass(part, state, header.key)
+            if header.compressed:
+                part.expect_end(f"state {state.name!r}")
+        elif not header.compressed:
+            _pass_unknown(part, state, header, left)
     raise _unreachable(cursor, header, name)
 
 
@@ -111,21 +120,74 @@ def _pass(cursor: Cursor, state: StateMeta, key: DataType | None) -> None:
     cursor.at = at
 
 
+def _pass_unknown(cursor: Cursor, state: StateMeta, header: Header, left: set[int]) -> None:
+    """The cursor is behind a state whose entries cannot be told apart, in front of the first of those that are left.
+
+    Raises: UnsupportedError, where it is not plain where that is.
+    """
+    if cursor.count("the number of entries") == 0:
+        return
+    if not left:
+        cursor.at = len(cursor.data)
+        return
+    found: list[int] = []
+    if not header.stopped_at:
+        for place in left:
+            mark = struct.pack(">H", place)
+            at = cursor.data.find(mark, cursor.at)
+            while at >= 0 and len(found) < 2:
+                if _fills(cursor, at, header, left):
+                    found.append(at)
+                at = cursor.data.find(mark, at + 1)
+    if len(found) != 1:
+        raise UnsupportedError(
+            f"{cursor.what}: what lies behind state {state.name!r} is not reached, as its bytes cannot be told apart",
+            hint=_HINT,
+        )
+    cursor.at = found[0]
+
+
+def _fills(cursor: Cursor, at: int, header: Header, left: set[int]) -> bool:
+    """From there on lie the states that are left, each once, and the key group ends where they do."""
+    data, wanted = cursor.data, set(left)
+    while wanted and at + 6 <= len(data):
+        place, count = struct.unpack_from(">Hi", data, at)
+        at += 6
+        if place not in wanted or not 0 <= count <= len(data) - at:
+            return False
+        wanted.discard(place)
+        parts = _parts(header.states[place], header.key)
+        if count and not all(map(is_known, parts)):
+            return False
+        skips = [codec(part).skip for part in parts]
+        try:
+            for _ in range(count):
+                for skip in skips:
+                    at = skip(data, at)
+        except EoctlError:
+            return False
+    return not wanted and at == len(data)
+
+
 def _parts(state: StateMeta, key: DataType | None) -> tuple[DataType, ...]:
     """What an entry is made of."""
-    parts = (state.value,) if state.type == TIMERS else (state.namespace, key or state.value, state.value)
-    for part in parts:
+    return (state.value,) if state.type == TIMERS else (state.namespace, key or state.value, state.value)
+
+
+def _check_known(state: StateMeta, key: DataType | None) -> None:
+    for part in _parts(state, key):
         if not is_known(part):
             raise UnsupportedError(
                 f"state {state.name!r} holds {describe(part)}, whose bytes cannot be told apart in a heap snapshot",
-                hint="take a canonical savepoint, or use the RocksDB backend",
+                hint=_HINT,
             )
-    return parts
 
 
 def _entries(cursor: Cursor, state: StateMeta, key: DataType | None) -> Iterator[Row]:
     parts = _parts(state, key)
     count = cursor.count("the number of entries")
+    if count:
+        _check_known(state, key)
     data, at = cursor.data, cursor.at
     if state.type == TIMERS and isinstance(state.value, TimerOf):
         skip_key, skip_namespace = codec(state.value.key).skip, codec(state.value.namespace).skip
@@ -134,6 +196,8 @@ def _entries(cursor: Cursor, state: StateMeta, key: DataType | None) -> Iterator
             end = skip_namespace(data, middle)
             yield data[at + 8 : middle], data[middle:end], data[at : at + 8], b""
             at = end
+        return
+    if not count:
         return
     split = splitter(state)
     skip_namespace, skip_key, skip_value = (codec(part).skip for part in parts)
