@@ -19,7 +19,7 @@ PAGE, PICTURE = ROOT / "docs/runtime.md", ROOT / "docs/runtime-skew.svg"
 SKEWS = (1, 2, 5, 10, 20)
 ALIGNMENTS = {"aligned": None, "aligned, unaligned after 30": 30.0, "unaligned": 0.0}
 
-WIDTH, HEIGHT = 560, 300
+WIDTH, HEIGHT = 620, 290
 LEFT, TOP, ACROSS, UP = 62, 30, 300, 210
 STYLE = """
 text{font:12px system-ui,sans-serif;fill:#333}.frame{fill:none;stroke:#999}.grid{stroke:#ddd;fill:none}
