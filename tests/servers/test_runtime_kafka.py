@@ -1,5 +1,6 @@
 """Kafka as a sink in two phases and as a source, on a real broker: zombies, timeouts, crashes of either side."""
 
+import contextlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from eoctl.runtime.sinks.kafka_wire import Wire
 from eoctl.runtime.sinks.protocol import CommitPermit, SinkContext
 from eoctl.runtime.sources.generator import Generator
 from eoctl.runtime.sources.kafka import KafkaTopic, PartitionReader
+from eoctl.runtime.sources.protocol import NOTHING_YET
 from eoctl.services.resolve import resolve
 from eoctl.services.transactions import list_transactions
 from formats.errors import ConflictError, CorruptError, FencedError, InvalidInputError, UnavailableError, UsageError
@@ -350,6 +352,84 @@ def test_a_broker_that_does_not_answer_is_unavailable(monkeypatch: pytest.Monkey
         KafkaTopic(bootstrap=nobody, topic="t", patience_seconds=0.2).splits()
 
 
+class CrashError(Exception):
+    """The process ends here."""
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, *, sent: bool, error: Exception) -> list[str]:
+    """From now on the request `number` fails once, before it is sent or after its reply has come; what was asked."""
+    asked: list[str] = []
+    exchange = Wire._exchange
+
+    def fail(self: Wire, connection: Any, api: Any, body: bytes) -> Any:
+        asked.append(api.name)
+        if len(asked) != number:
+            return exchange(self, connection, api, body)
+        if sent:
+            exchange(self, connection, api, body)
+        raise error
+
+    monkeypatch.setattr(Wire, "_exchange", fail)
+    return asked
+
+
+def written(sink: KafkaTransactions, where: SinkContext, first: int, complete: Callable[[Any], None]) -> None:
+    """Checkpoints from `first` to 3, of one record each; `complete` is told when one is, before it is committed."""
+    with contextlib.closing(sink.committer(where)) as committer, contextlib.ExitStack() as stack:
+        writer = sink.writer(where)
+        stack.callback(writer._wire.close)
+        for checkpoint in range(first, 4):
+            writer.write(Batch([[where.pipeline, checkpoint]]))
+            handed = writer.pre_commit(checkpoint)
+            complete(handed)
+            for one in handed:
+                committer.commit(permit(checkpoint), one)
+
+
+def test_every_reply_may_be_lost(kafka: Kafka, topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = topics.new("out")
+    lost: list[str] = []
+    while "" not in lost:
+        number = len(lost) + 1
+        with monkeypatch.context() as patch:
+            asked = failing(patch, number, sent=True, error=ConnectionResetError("lost"))
+            written(ledger(kafka, topic), context(f"{topic}-{number}", 1), 1, lambda _: None)
+        lost.append(asked[number - 1] if len(asked) >= number else "")
+    assert {"InitProducerId", "AddPartitionsToTxn", "Produce", "EndTxn", "DescribeTransactions"} <= set(lost)
+    assert sorted(topics.committed(topic)) == three_of_each(topic, len(lost))
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_crash_at_any_request_loses_and_doubles_nothing(
+    kafka: Kafka, topics: Topics, monkeypatch: pytest.MonkeyPatch, *, sent: bool
+) -> None:
+    topic = topics.new("out")
+    sink = ledger(kafka, topic)
+    number, crashed = 0, True
+    while crashed:
+        number += 1
+        name = f"{topic}-{number}"
+        held: list[tuple[Transaction, ...]] = []
+        with monkeypatch.context() as patch:
+            failing(patch, number, sent=sent, error=CrashError())
+            try:
+                written(sink, context(name, 1), 1, held.append)
+                crashed = False
+            except CrashError:
+                pass
+        with contextlib.closing(sink.committer(context(name, 2))) as recovery:
+            for one in held[-1] if held else ():
+                recovery.commit(permit(len(held)), one)
+            recovery.abort_others(frozenset())
+        written(sink, context(name, 2), len(held) + 1, held.append)
+    assert number > 15, "requests were made"
+    assert sorted(topics.committed(topic)) == three_of_each(topic, number)
+
+
+def three_of_each(topic: str, count: int) -> list[list[Any]]:
+    return sorted([f"{topic}-{number}", one] for number in range(1, count + 1) for one in (1, 2, 3))
+
+
 # Pipelines.
 
 
@@ -383,7 +463,7 @@ def test_a_pipeline_reads_on_at_another_parallelism(kafka: Kafka, topics: Topics
     assert "Ongoing" not in states(kafka, "counting")
 
 
-def test_a_crash_of_the_broker_in_the_middle_of_a_run_is_waited_out(
+def test_a_crash_of_the_broker_is_waited_out_by_a_sink_and_told_by_a_source(
     kafka: Kafka, topics: Topics, held_open: Any
 ) -> None:
     topic = topics.new("out")
@@ -394,7 +474,12 @@ def test_a_crash_of_the_broker_in_the_middle_of_a_run_is_waited_out(
     [first] = writer.pre_commit(1)
     writer.write(Batch([2]))
     writer._flush()
+    source = KafkaTopic(bootstrap=kafka.bootstrap, topic=topic, follow=True, patience_seconds=0.5)
+    reader = held_open(source.reader(source.splits(), {}))
     kafka.daemon.kill()
+    with pytest.raises(UnavailableError, match=f"topic {topic}"):
+        while reader.poll(1) == NOTHING_YET:
+            pass
     kafka.restart()
     committer.commit(permit(1), first)
     writer.write(Batch([3]))

@@ -137,13 +137,12 @@ class KafkaWriter:
         self._partition_of: dict[bytes, int] = {}
         self._turn = context.subtask
         self._now = system_ambient().now
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._wire.close)
             self._log.make()
             self._partitions = self._wire.partitions(sink.topic)
             self._prepare(self._new_slot())  # what the broker refuses is told at the start
-        except EoctlError:
-            self._wire.close()
-            raise
+            stack.pop_all()
 
     def write(self, batch: Batch) -> None:
         if not len(batch):

@@ -27,6 +27,7 @@ from formats.errors import (
 PATIENCE_SECONDS = 30.0
 _UNKNOWN_TOPIC_SECONDS = 3.0  # a topic that was just made is not known everywhere at once
 _LONGEST_WAIT_SECONDS = 0.25
+_CONNECT_SECONDS = 5.0  # others may be there
 _MAX_REPLY_BYTES = 64 << 20
 
 Address: TypeAlias = tuple[str, int]
@@ -255,7 +256,7 @@ class Cluster:
             raise ConnectionError(message) from error
 
     def _connected(self, address: Address) -> socket.socket:
-        found = socket.create_connection(address, timeout=self._left())
+        found = socket.create_connection(address, timeout=min(self._left(), _CONNECT_SECONDS))
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return found
 

@@ -230,7 +230,8 @@ def connected(source: KafkaTopic, on_error: Callable[[confluent_kafka.KafkaError
         raise UnsupportedError("confluent-kafka is not installed", hint="pip install 'eoctl[kafka]'") from error
 
     with told(source.topic):
-        settings = {**source.client, "bootstrap.servers": source.bootstrap, **_OURS}
+        timeout_ms = int(min(60.0, max(1.0, source.patience_seconds)) * 1000)
+        settings = {"socket.timeout.ms": timeout_ms, **source.client, "bootstrap.servers": source.bootstrap, **_OURS}
         return confluent_kafka.Consumer({**settings, "error_cb": on_error, "log_level": 0})
 
 
