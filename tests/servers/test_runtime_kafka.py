@@ -26,7 +26,6 @@ from eoctl.runtime.sinks.kafka_wire import Wire
 from eoctl.runtime.sinks.protocol import CommitPermit, SinkContext
 from eoctl.runtime.sources.generator import Generator
 from eoctl.runtime.sources.kafka import KafkaTopic, PartitionReader
-from eoctl.runtime.sources.protocol import NOTHING_YET
 from eoctl.services.resolve import resolve
 from eoctl.services.transactions import list_transactions
 from formats.errors import ConflictError, CorruptError, FencedError, InvalidInputError, UnavailableError, UsageError
@@ -478,8 +477,7 @@ def test_a_crash_of_the_broker_is_waited_out_by_a_sink_and_told_by_a_source(
     reader = held_open(source.reader(source.splits(), {}))
     kafka.daemon.kill()
     with pytest.raises(UnavailableError, match=f"topic {topic}"):
-        while reader.poll(1) == NOTHING_YET:
-            pass
+        read(reader)
     kafka.restart()
     committer.commit(permit(1), first)
     writer.write(Batch([3]))
@@ -512,8 +510,7 @@ def assert_listed(store: Store, pipeline: str) -> None:
 # The source.
 
 
-def read(reader: PartitionReader, held_open: Any, limit: int = 100) -> list[Any]:
-    held_open(reader)
+def read(reader: PartitionReader, limit: int = 100) -> list[Any]:
     values: list[Any] = []
     while not (polled := reader.poll(limit)).ended:
         values += [] if polled.batch is None else polled.batch.values
@@ -561,8 +558,8 @@ def test_only_committed_records_are_read(kafka: Kafka, topics: Topics, held_open
     writer.write(Batch(["not yet"]))
     writer.pre_commit(3)
     reader = source.reader(source.splits(), {})
-    assert read(reader, held_open) == ["seen"]
-    assert read(source.reader(source.splits(), reader.positions()), held_open) == []
+    assert read(held_open(reader)) == ["seen"]
+    assert read(held_open(source.reader(source.splits(), reader.positions()))) == []
 
 
 def test_a_position_that_is_gone_is_an_error(kafka: Kafka, topics: Topics) -> None:
@@ -583,7 +580,7 @@ def test_a_record_that_cannot_be_read_is_named(kafka: Kafka, topics: Topics, hel
     topics.fill(topic, [b"1", b"{"])
     source = KafkaTopic(bootstrap=kafka.bootstrap, topic=topic)
     with pytest.raises(InvalidInputError, match="partition 0, offset 1 cannot be read"):
-        read(source.reader(source.splits(), {}), held_open)
+        read(held_open(source.reader(source.splits(), {})))
 
 
 # Processes.
