@@ -12,8 +12,11 @@ so that all versions of a key are in one window, which is resolved for itself.
 from __future__ import annotations
 
 import heapq
+import sys
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from formats.errors import CorruptError, UnsupportedError
@@ -21,6 +24,8 @@ from formats.rocksdb_sst import DELETE, MERGE, PUT, SINGLE_DELETE, Chunk, RangeT
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_KIND_BITS = 0xFF
 
 
 def merge_tables(
@@ -54,8 +59,7 @@ class _Run:
         self._chunks = table.chunks(start, stop)
         self._sequence = table.global_sequence if table.is_ingested else 0
         self._start, self._stop = start, stop
-        self._keys: list[bytes] = []
-        self._values: list[bytes] = []
+        self._loaded: Chunk | None = None
         self._at = 0
         self.done = False
         self.first = table.first_key(start)
@@ -67,45 +71,59 @@ class _Run:
     @property
     def last(self) -> bytes:
         """The highest user key that is loaded."""
-        return self._keys[-1][:-8]
+        assert self._loaded is not None
+        return _user(self._loaded.keys[-1])
 
     @property
     def is_empty(self) -> bool:
-        return self.done and self._at >= len(self._keys)
+        return self.done and not self._left
+
+    @property
+    def _left(self) -> int:
+        """How many entries are loaded and not taken."""
+        return 0 if self._loaded is None else len(self._loaded.keys) - self._at
 
     def load(self) -> None:
         """There is more of the table than before, or the table is done."""
-        before = len(self._keys) - self._at
-        while not self.done and len(self._keys) - self._at == before:
+        before = self._left
+        while not self.done and self._left == before:
             chunk = next(self._chunks, None)
             if chunk is None:
                 self.done = True
             else:
                 self._add(*chunk)
 
-    def _add(self, keys: list[bytes], values: list[bytes]) -> None:
+    def _add(self, keys: pa.Array, values: pa.Array) -> None:
+        import pyarrow as pa  # noqa: PLC0415  (heavy)
+
         low = 0 if self._start is None else bisect_left(keys, self._start, key=_user)
         high = len(keys) if self._stop is None else bisect_left(keys, self._stop, key=_user)
         self.done = high < len(keys)
         if self._sequence:
-            keys = [key[:-8] + (self._sequence << 8 | key[-8]).to_bytes(8, "little") for key in keys]
-        self._keys = self._keys[self._at :] + keys[low:high]
-        self._values = self._values[self._at :] + values[low:high]
-        self._at = 0
+            renumbered = [key[:-8] + (self._sequence << 8 | key[-8]).to_bytes(8, "little") for key in keys.to_pylist()]
+            keys = pa.array(renumbered, pa.binary())
+        added = Chunk(keys[low:high], values[low:high])
+        if self._loaded is not None and self._left:
+            old = self._loaded
+            added = Chunk(
+                pa.concat_arrays([old.keys[self._at :], added.keys]),
+                pa.concat_arrays([old.values[self._at :], added.values]),
+            )
+        self._loaded, self._at = added, 0
 
     def take(self, bound: bytes | None) -> Chunk | None:
         """What is loaded of user keys below `bound`, all if it is None; it is taken once."""
-        start = self._at
-        self._at = len(self._keys) if bound is None else bisect_left(self._keys, bound, start, key=_user)
-        if start == self._at:
+        if self._loaded is None:
             return None
-        if start == 0 and self._at == len(self._keys):
-            return Chunk(self._keys, self._values)
-        return Chunk(self._keys[start : self._at], self._values[start : self._at])
+        keys, values = self._loaded
+        start = self._at
+        self._at = len(keys) if bound is None else bisect_left(keys, bound, start, key=_user)
+        return Chunk(keys[start : self._at], values[start : self._at]) if start < self._at else None
 
 
-def _user(internal: bytes) -> bytes:
-    return internal[:-8]
+def _user(internal: pa.Scalar) -> bytes:
+    found: bytes = internal.as_py()[:-8]
+    return found
 
 
 def _windows(runs: list[_Run]) -> Iterator[list[Chunk]]:
@@ -176,49 +194,58 @@ class _Resolver:
         import pyarrow as pa  # noqa: PLC0415  (heavy)
         import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
 
-        keys, values = _sorted(window)
-        internal = pa.array(keys, pa.binary())
-        users = pc.binary_slice(internal, 0, -8)
-        rest, before = users.slice(1), users.slice(0, len(users) - 1)
-        if pc.any(pc.less(rest, before)).as_py() or keys[0][:-8] < self._last:
+        keys = pa.concat_arrays([part.keys for part in window])
+        columns = [pc.binary_slice(keys, 0, -8), _versions(keys), pa.concat_arrays([part.values for part in window])]
+        rows = pa.record_batch(columns, ["key", "version", "value"])
+        if len(window) > 1:
+            rows = _in_order(rows)
+        rest, before = rows["key"].slice(1), rows["key"].slice(0, len(rows) - 1)
+        if pc.any(pc.less(rest, before)).as_py() or rows["key"][0].as_py() < self._last:
             raise CorruptError("the keys of a table are not in order")
-        self._last = keys[-1][:-8]
-        puts = pc.all(pc.equal(pc.binary_slice(internal, -8, -7), pa.scalar(b"\1", pa.binary()))).as_py()
-        if not puts or self._deleted or pc.any(pc.equal(rest, before)).as_py():
-            keys, values = self._resolved(keys, values)
-            users = pa.array(keys, pa.binary())
-        if keys:
-            yield pa.record_batch([users, pa.array(values, pa.binary())], ["key", "value"])
+        self._last = rows["key"][-1].as_py()
+        again = pc.equal(rest, before)
+        several = pc.any(again).as_py()
+        kinds = pc.min_max(_kinds(rows)).as_py()
+        if self._deleted or kinds["max"] > PUT or (several and self._unnumbered):
+            rows = self._resolved(rows)
+        elif several or kinds["min"] < PUT:
+            rows = _in_order(rows) if len(window) == 1 else rows
+            newest = pa.concat_arrays([pa.array([True]), pc.invert(again)])
+            rows = rows.filter(pc.and_(newest, pc.equal(_kinds(rows), _number(PUT))))
+        if len(rows):
+            yield rows.select(["key", "value"])
 
-    def _resolved(self, keys: list[bytes], values: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    def _resolved(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        import pyarrow as pa  # noqa: PLC0415  (heavy)
+
+        users, versions, values = (rows[name].to_pylist() for name in ("key", "version", "value"))
         found_keys, found_values = [], []
-        place, end = 0, len(keys)
-        users = [key[:-8] for key in keys]
+        place, end = 0, len(users)
         while place < end:
             user, first = users[place], place
             place += 1
             while place < end and users[place] == user:
                 place += 1
-            if place == first + 1 and keys[first][-8] == PUT and not self._deleted:
+            if place == first + 1 and versions[first] & _KIND_BITS == PUT and not self._deleted:
                 value: bytes | None = values[first]
             else:
-                value = self._newest(user, keys[first:place], values[first:place])
+                value = self._newest(user, versions[first:place], values[first:place])
             if value is not None:
                 found_keys.append(user)
                 found_values.append(value)
-        return found_keys, found_values
-
-    def _newest(self, user: bytes, keys: list[bytes], values: list[bytes]) -> bytes | None:
-        """The value that the versions of a key amount to; None: it is deleted."""
-        versions = sorted(
-            (-(int.from_bytes(key[-8:], "little")), value) for key, value in zip(keys, values, strict=True)
+        return pa.record_batch(
+            [pa.array(found_keys, pa.binary()), pa.array(found_values, pa.binary())], ["key", "value"]
         )
+
+    def _newest(self, user: bytes, numbers: list[int], values: list[bytes]) -> bytes | None:
+        """The value that the versions of a key amount to; None: it is deleted."""
+        versions = sorted((-number, value) for number, value in zip(numbers, values, strict=True))
         if self._unnumbered and len(versions) > 1 and -versions[-1][0] >> 8 == 0:
             raise _unnumbered()
         below = self._deleted.below(user) if self._deleted else 0
         operands: list[bytes] = []
         for number, value in versions:
-            sequence, kind = -number >> 8, -number & 0xFF
+            sequence, kind = -number >> 8, -number & _KIND_BITS
             if sequence < below or kind in {DELETE, SINGLE_DELETE}:
                 break
             if kind not in {PUT, MERGE}:
@@ -233,12 +260,33 @@ class _Resolver:
         return operands[0] if len(operands) == 1 else (self._joined_by or b"").join(reversed(operands))
 
 
-def _sorted(window: list[Chunk]) -> Chunk:
-    """The entries of all parts by user key; the parts are sorted, so that they are only merged."""
-    if len(window) == 1:
-        return window[0]
-    keys = [key for part in window for key in part.keys]
-    values = [value for part in window for value in part.values]
-    users = [key[:-8] for key in keys]
-    order = sorted(range(len(users)), key=users.__getitem__)
-    return Chunk([keys[place] for place in order], [values[place] for place in order])
+def _in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """By user key, the newest version first."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
+
+    return rows.take(pc.sort_indices(rows, sort_keys=[("key", "ascending"), ("version", "descending")]))
+
+
+def _versions(keys: pa.Array) -> pa.Array:
+    """Of internal keys sequence number << 8 | type."""
+    import pyarrow as pa  # noqa: PLC0415  (heavy)
+    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
+
+    numbers = array("Q")
+    numbers.frombytes(memoryview(pc.binary_slice(keys, -8, None).buffers()[2])[: 8 * len(keys)])
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return pa.Array.from_buffers(pa.uint64(), len(keys), [None, pa.py_buffer(numbers)])
+
+
+def _kinds(rows: pa.RecordBatch) -> pa.Array:
+    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
+
+    return pc.bit_wise_and(rows["version"], _number(_KIND_BITS))
+
+
+@cache
+def _number(value: int) -> pa.Scalar:
+    import pyarrow as pa  # noqa: PLC0415  (heavy)
+
+    return pa.array([value], pa.uint64())[0]

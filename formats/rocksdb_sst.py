@@ -23,7 +23,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from formats.binary import Cursor
 from formats.errors import CorruptError, UnsupportedError
@@ -36,10 +36,14 @@ from formats.rocksdb_block import (
     read_index,
     unpack,
 )
+from formats.rocksdb_columns import read_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAGIC = 0x88E241B785F4CFF7
 PUT, DELETE, MERGE, SINGLE_DELETE, RANGE_TOMBSTONE = 1, 0, 2, 7, 15
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 19
 MAX_RANGE_TOMBSTONES = 1 << 20
 
 _FOOTER_BYTES = 53
@@ -79,8 +83,8 @@ class RangeTombstone(NamedTuple):
 class Chunk(NamedTuple):
     """Entries as they lie in some neighbouring blocks: internal keys, which end with 8 bytes of sequence and type."""
 
-    keys: list[bytes]
-    values: list[bytes]
+    keys: pa.Array
+    values: pa.Array
 
 
 class _Footer(NamedTuple):
@@ -156,27 +160,37 @@ class Table:
 
     def chunks(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[Chunk]:
         """The entries in order, those of user keys in [start, stop) and some around them; no chunk is empty."""
-        keys: list[bytes] = []
-        values: list[bytes] = []
+        contents: list[bytes] = []
         content_bytes = 0
         for span in _spans(self._handles(start, stop)):
             stored = memoryview(self._read(span[0].offset, _end(span[-1]) - span[0].offset))
             for handle in span:
                 at = handle.offset - span[0].offset
                 content = self._unpack(stored[at : at + handle.size + TRAILER_BYTES], handle)
-                read_entries(content, keys, values, self.what)
+                contents.append(content)
                 content_bytes += len(content)
                 if content_bytes >= 4 * CHUNK_BYTES:
-                    yield self._chunk(keys, values)
-                    keys, values, content_bytes = [], [], 0
-            if keys:
-                yield self._chunk(keys, values)
-                keys, values, content_bytes = [], [], 0
+                    yield from self._chunk(contents)
+                    contents, content_bytes = [], 0
+            yield from self._chunk(contents)
+            contents, content_bytes = [], 0
 
-    def _chunk(self, keys: list[bytes], values: list[bytes]) -> Chunk:
-        if min(map(len, keys)) < 8:
+    def _chunk(self, contents: list[bytes]) -> Iterator[Chunk]:
+        """The entries of the blocks; nothing where there are none."""
+        import pyarrow as pa  # noqa: PLC0415  (heavy)
+
+        found = read_columns(contents)
+        if found is not None:
+            yield Chunk(*found)
+            return
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for content in contents:
+            read_entries(content, keys, values, self.what)
+        if keys and min(map(len, keys)) < 8:
             raise CorruptError(f"{self.what}: a key of less than 8 bytes")
-        return Chunk(keys, values)
+        if keys:
+            yield Chunk(pa.array(keys, pa.binary()), pa.array(values, pa.binary()))
 
     def verify(self) -> int:
         """Every block was read and matches its checksum; how many entries there are.
@@ -335,7 +349,7 @@ class Table:
 def read_table(table: Table) -> Iterator[Entry]:
     """Every version of every key, in order of keys, newest first; range tombstones are apart."""
     for keys, values in table.chunks():
-        for internal, value in zip(keys, values, strict=True):
+        for internal, value in zip(keys.to_pylist(), values.to_pylist(), strict=True):
             key, sequence, kind = split(internal, table.what)
             yield Entry(key, sequence, kind, value)
 
