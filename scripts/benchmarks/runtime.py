@@ -1,7 +1,7 @@
-"""The runtime beside bytewax on this machine: `python -m scripts.benchmarks.runtime --peer PYTHON`.
+"""The runtime beside others on this machine: `python -m scripts.benchmarks.runtime --peer PYTHON --quixstreams PYTHON`.
 
-PYTHON is an interpreter that has bytewax. Rounds are interleaved, one warms up; told are medians of CPU seconds for a
-million records, which a busy machine does not change, and of wall seconds.
+Interpreters that have bytewax, and quixstreams; who is left out is not compared. Rounds are interleaved, one warms up;
+told are medians of CPU seconds for a million records, which a busy machine does not change, and of wall seconds.
 """
 
 import argparse
@@ -29,21 +29,25 @@ def measure(words: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", required=True, metavar="PYTHON")
+    parser.add_argument("--peer", metavar="PYTHON")
+    parser.add_argument("--quixstreams", metavar="PYTHON")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     count = str(arguments.records)
     ours = [sys.executable, "-m", "scripts.benchmarks.runtime_ours"]
-    peer = [arguments.peer, "scripts/benchmarks/runtime_bytewax.py"]
+    peers = {"bytewax": arguments.peer, "quixstreams": arguments.quixstreams}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number in range(arguments.rounds + 1):
         for what in ("count", "window"):
             runs = {
                 "eoctl": [*ours, what, count],
                 f"eoctl, a checkpoint every {INTERVAL:g} s": [*ours, what, count, str(INTERVAL)],
-                "bytewax": [*peer, what, str(arguments.records // 4)],
             }
+            for name, python in peers.items():
+                if python is not None:
+                    script = f"scripts/benchmarks/runtime_{name}.py"
+                    runs[name] = [python, script, what, str(arguments.records // 4)]
             for name, words in runs.items():
                 answer = measure(words)
                 if number:
