@@ -95,9 +95,10 @@ def test_a_zombie_that_stands_still_in_a_transaction_does_not_block_its_successo
     query(dsn, "CREATE TABLE totals (k TEXT PRIMARY KEY, n INT)")
     sink = PostgresTable(dsn=dsn, table="totals", columns=("k", "n"), key=("k",))
     zombie = sink.writer(SinkContext(pipeline="p", uid="totals", attempt=1))
-    with pytest.raises(psycopg.errors.AdminShutdown), zombie._connection.transaction():
-        zombie._fence()
-        newer = sink.writer(SinkContext(pipeline="p", uid="totals", attempt=2))
+    zombie._connection.execute("BEGIN")
+    zombie._fence()
+    newer = sink.writer(SinkContext(pipeline="p", uid="totals", attempt=2))
+    with pytest.raises(psycopg.errors.AdminShutdown):
         zombie._connection.execute("SELECT 1")
     newer.write(Batch([("a", 1)]))
     newer.close()
