@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 from collections import Counter
@@ -28,7 +29,15 @@ from eoctl.runtime.sources.generator import Generator
 from eoctl.runtime.sources.kafka import KafkaTopic, PartitionReader
 from eoctl.services.resolve import resolve
 from eoctl.services.transactions import list_transactions
-from formats.errors import ConflictError, CorruptError, FencedError, InvalidInputError, UnavailableError, UsageError
+from formats.errors import (
+    AccessDeniedError,
+    ConflictError,
+    CorruptError,
+    FencedError,
+    InvalidInputError,
+    UnavailableError,
+    UsageError,
+)
 from formats.manifest import Transaction
 from storage.store import Store
 from tests.support.daemon import unused_port
@@ -344,11 +353,32 @@ def test_what_the_broker_will_not_take_is_told(kafka: Kafka, topics: Topics, hel
 
 def test_a_broker_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = f"127.0.0.1:{unused_port()}"
-    monkeypatch.setattr(sinks, "Wire", lambda bootstrap: Wire(bootstrap, patience_seconds=0.2))
+    monkeypatch.setattr(sinks, "Wire", lambda bootstrap, _: Wire(bootstrap, patience_seconds=0.2))
     with pytest.raises(UnavailableError, match=r"Kafka did not do it within 0\.2 s: 127"):
         KafkaTransactions(bootstrap=nobody, topic="t").writer(context("p", 1))
     with pytest.raises(UnavailableError, match="topic t"):
         KafkaTopic(bootstrap=nobody, topic="t", patience_seconds=0.2).splits()
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_both_speak_tls_and_sasl(kafka: Kafka, topics: Topics, held_open: Any, mechanism: str) -> None:
+    topic = topics.new("out")
+    client = {"security.protocol": "SASL_SSL", "ssl.ca.location": kafka.certificate, "sasl.mechanism": mechanism}
+    client |= {"sasl.username": "ada", "sasl.password": "secret"}
+    sink = KafkaTransactions(bootstrap=kafka.secure, topic=topic, client=client)
+    writer = held_open(sink.writer(context(topic, 1)))
+    writer.write(Batch([1]))
+    [one] = writer.pre_commit(1)
+    held_open(sink.committer(context(topic, 1))).commit(permit(1), one)
+    source = KafkaTopic(bootstrap=kafka.secure, topic=topic, client=client)
+    assert read(held_open(source.reader(source.splits(), {}))) == [1]
+    for wrong, why in (
+        ({"sasl.password": "guessed"}, "[Aa]uthentication failed"),
+        ({"ssl.ca.location": ssl.get_default_verify_paths().openssl_cafile}, "not to be trusted|cannot be used"),
+        ({"sasl.mechanism": "SCRAM-SHA-256"}, "does not know SCRAM-SHA-256"),
+    ):
+        with pytest.raises((AccessDeniedError, UsageError), match=why):
+            KafkaTransactions(bootstrap=kafka.secure, topic=topic, client=client | wrong).writer(context(topic, 1))
 
 
 class CrashError(Exception):

@@ -52,6 +52,7 @@ class KafkaTransactions(Struct, frozen=True, kw_only=True):
 
     `transaction_timeout`: seconds after which the broker aborts what nobody commits. `commits`: the topic for the log
     of commits, made where it is missing. `prefix`: of transactional ids, as access rights may want it.
+    `client`: settings of TLS and SASL, as those of `KafkaTopic`.
     """
 
     bootstrap: str
@@ -61,6 +62,7 @@ class KafkaTransactions(Struct, frozen=True, kw_only=True):
     transaction_timeout: float = 900.0
     commits: str = "eoctl-commits"
     prefix: str = "eoctl"
+    client: dict[str, str] = {}
 
     @property
     def delivery(self) -> Delivery:
@@ -125,7 +127,7 @@ class KafkaWriter:
         self._sink = sink
         self._context = context
         self._names = _Names(sink, context)
-        self._wire = Wire(sink.bootstrap)
+        self._wire = Wire(sink.bootstrap, sink.client)
         self._log = CommitLog(self._wire, sink.commits, self._names.sink)
         self._slots: list[_Slot] = []
         self._open: _Slot | None = None
@@ -312,7 +314,7 @@ class KafkaCommitter:
         self._sink = sink
         self._context = context
         self._names = _Names(sink, context)
-        self._wire = Wire(sink.bootstrap)
+        self._wire = Wire(sink.bootstrap, sink.client)
         self._log = CommitLog(self._wire, sink.commits, self._names.sink)
 
     def commit(self, permit: CommitPermit, transaction: Transaction) -> None:

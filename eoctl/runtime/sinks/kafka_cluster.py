@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from eoctl.runtime.sinks.kafka_codec import NO_TAGS, Bytes, array, blob, int8, int16, int32, text
+from eoctl.runtime.sinks.kafka_security import Security
 from formats.errors import (
     AccessDeniedError,
     CorruptError,
@@ -56,6 +57,8 @@ DESCRIBE_TRANSACTIONS = Api("DescribeTransactions", 65, 0, flexible=True)
 FETCH = Api("Fetch", 1, 4)
 LIST_OFFSETS = Api("ListOffsets", 2, 2)
 CREATE_TOPICS = Api("CreateTopics", 19, 4)
+SASL_HANDSHAKE = Api("SaslHandshake", 17, 1)
+SASL_AUTHENTICATE = Api("SaslAuthenticate", 36, 0)
 _SPOKEN = (
     METADATA,
     FIND_COORDINATOR,
@@ -116,7 +119,11 @@ class AgainError(Exception):
 class Cluster:
     """Connections to the brokers of a cluster, made when they are needed."""
 
-    def __init__(self, bootstrap: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, bootstrap: str, settings: Mapping[str, str] | None = None, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        """`settings`: of kafka_security.py."""
+        self._security = Security(settings or {})
         self._bootstrap = [_address(one) for one in bootstrap.split(",")]
         self.patience_seconds = patience_seconds
         self._sockets: dict[Address, socket.socket] = {}
@@ -247,6 +254,7 @@ class Cluster:
             if address not in self._sockets:
                 self._sockets[address] = self._connected(address)
                 self._check_versions(address)
+                self._authenticate(address)
             return self._exchange(self._sockets[address], api, body)
         except OSError as error:
             found = self._sockets.pop(address, None)
@@ -258,7 +266,26 @@ class Cluster:
     def _connected(self, address: Address) -> socket.socket:
         found = socket.create_connection(address, timeout=min(self._left(), _CONNECT_SECONDS))
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return found
+        return self._security.wrap(found, address[0])
+
+    def _authenticate(self, address: Address) -> None:
+        """Raises: AccessDeniedError."""
+        connection, mechanism = self._sockets[address], self._security.mechanism
+        if not mechanism:
+            return
+        reply = self._exchange(connection, SASL_HANDSHAKE, text(mechanism))
+        if reply.int16():
+            offered = ", ".join(reply.text() for _ in reply.times())
+            raise AccessDeniedError(f"the broker does not know {mechanism}", hint=f"it knows {offered}")
+
+        def ask(step: bytes) -> bytes:
+            answer = self._exchange(connection, SASL_AUTHENTICATE, blob(step))
+            code, message = answer.int16(), answer.text()
+            if code:
+                raise AccessDeniedError(f"Kafka: {message or 'not allowed'}", hint="sasl.username, sasl.password?")
+            return answer.blob()
+
+        self._security.authenticate(ask)
 
     def _check_versions(self, address: Address) -> None:
         reply = self._exchange(self._sockets[address], VERSIONS, b"")
