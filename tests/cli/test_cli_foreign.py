@@ -136,7 +136,7 @@ def test_what_is_no_snapshot_is_refused(eoctl: CommandLine, tmp_path: Path) -> N
     for words in (["inspect", empty], ["inspect", f"file://{empty}"], ["files", f"flink:{empty}"]):
         done = eoctl("checkpoint", *words)
         assert (done.code, "no snapshot of Flink" in done.err) == (11, True)
-    assert eoctl("checkpoint", "inspect", "s3://bucket/chk-1").code == 2
+    assert eoctl("checkpoint", "inspect", "hdfs://host/chk-1").code == 2
     assert eoctl("checkpoint", "list", tmp_path / "nothing").code == 11
     (empty / "_metadata").write_bytes(b"\x49\x60\x67\x2d\0\0\0\6\0")
     done = eoctl("checkpoint", "inspect", empty)
