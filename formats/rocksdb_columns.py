@@ -155,4 +155,5 @@ class _Columns:
         offsets[0::2], offsets[1::2] = begins, ends
         parts = [None, pa.py_buffer(offsets), pa.py_buffer(self._data)]
         covered = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, parts)
-        return covered.take(pa.array(np.arange(0, len(offsets) - 1, 2)))
+        places = np.arange(0, len(offsets) - 1, 2, dtype=np.int64)
+        return covered.take(pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)]))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from formats.errors import CorruptError, UnsupportedError
 from formats.rocksdb_sst import DELETE, MERGE, PUT, SINGLE_DELETE, Chunk, RangeTombstone, Table
+from formats.state import first_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -210,8 +211,7 @@ class _Resolver:
             rows = self._resolved(rows)
         elif several or kinds["min"] < PUT:
             rows = _in_order(rows) if len(window) == 1 else rows
-            newest = pa.concat_arrays([pa.array([True]), pc.invert(again)])
-            rows = rows.filter(pc.and_(newest, pc.equal(_kinds(rows), _number(PUT))))
+            rows = rows.filter(pc.and_(first_of(again), pc.equal(_kinds(rows), _number(PUT))))
         if len(rows):
             yield rows.select(["key", "value"])
 
@@ -289,4 +289,4 @@ def _kinds(rows: pa.RecordBatch) -> pa.Array:
 def _number(value: int) -> pa.Scalar:
     import pyarrow as pa  # noqa: PLC0415  (heavy)
 
-    return pa.array([value], pa.uint64())[0]
+    return pa.Array.from_buffers(pa.uint64(), 1, [None, pa.py_buffer(array("Q", [value]))])[0]

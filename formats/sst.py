@@ -24,7 +24,17 @@ from formats.errors import BadManifestError, CorruptError, TooLargeError
 from formats.file_pool import PooledFile
 from formats.keygroups import KeyGroupRange
 from formats.manifest import Count
-from formats.state import BATCH_BYTES, BATCH_ROWS, COLUMNS, KEY_COLUMNS, StateSchema, row_schema
+from formats.row_order import RowKey, count_below, in_order, neighbours, refuse, row_key, telling
+from formats.state import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    COLUMNS,
+    KEY_COLUMNS,
+    StateSchema,
+    byte_count,
+    first_of,
+    row_schema,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +45,6 @@ MAX_GROUP_BYTES = 1 << 30  # of one row group: a value may be that large
 _INDEXED_BYTES = 64
 
 TableCodec: TypeAlias = Literal["zstd", "lz4", "none"]
-RowKey: TypeAlias = tuple[int, bytes, bytes, bytes]
 
 
 class RowGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -199,8 +208,8 @@ def select(batch: pa.RecordBatch, key_groups: KeyGroupRange | None, key: bytes |
     if key_groups is not None and len(batch):
         first, last = batch["key_group"][0].as_py(), batch["key_group"][-1].as_py()
         if first < key_groups.start or last >= key_groups.stop:
-            start = _count_below(batch, (key_groups.start, b"", b"", b""))
-            batch = batch.slice(start, _count_below(batch, (key_groups.stop, b"", b"", b"")) - start)
+            start = count_below(batch, (key_groups.start, b"", b"", b""))
+            batch = batch.slice(start, count_below(batch, (key_groups.stop, b"", b"", b"")) - start)
     if key is not None and len(batch):
         batch = batch.filter(pc.equal(batch["key"], bytes_scalar(key)))
     return batch
@@ -269,7 +278,7 @@ class Run:
         """The rows up to `bound`, inclusive."""
         assert self._batch is not None
         rest = self._batch.slice(self._at)
-        count = len(rest) if self.last <= bound else _count_below(rest, bound, inclusive=True)
+        count = len(rest) if self.last <= bound else count_below(rest, bound, inclusive=True)
         self._at += count
         return rest.slice(0, count)
 
@@ -280,64 +289,30 @@ def _newest(pieces: list[pa.RecordBatch], distinct: str) -> pa.RecordBatch:
     import pyarrow.compute as pc  # noqa: PLC0415
 
     rows = pa.concat_batches(pieces)
-    rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in KEY_COLUMNS]))
-    same = reduce(pc.and_, (pc.equal(*_neighbours(rows, name)) for name in KEY_COLUMNS))
+    names = telling(rows)
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in names]))
+    same = reduce(pc.and_, (pc.equal(*neighbours(rows, name)) for name in names))
     if pc.any(same).as_py():
         if distinct:
-            _refuse(rows, pc.index(same, value=True).as_py() + 1, f"{distinct} have a key in common")
-        rows = rows.filter(pa.concat_arrays([pa.array([True]), pc.invert(same)]))
+            refuse(rows, pc.index(same, value=True).as_py() + 1, f"{distinct} have a key in common")
+        rows = rows.filter(first_of(same))
     return rows
-
-
-def in_order(batches: Iterable[pa.RecordBatch], what: str) -> Iterator[pa.RecordBatch]:
-    """The batches that have rows, which are strictly ascending. Raises: BadManifestError."""
-    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
-
-    before: RowKey | None = None
-    for batch in batches:
-        if not len(batch):
-            continue
-        if any(batch[name].null_count for name in KEY_COLUMNS):
-            raise BadManifestError(f"{what}: a row without a key")
-        if before is not None and before >= row_key(batch, 0):
-            _refuse(batch, 0, f"{what}: {'a key twice' if before == row_key(batch, 0) else 'keys are not in order'}")
-        rising = None
-        for name in reversed(KEY_COLUMNS):
-            left, right = _neighbours(batch, name)
-            below = pc.less(left, right)
-            rising = below if rising is None else pc.or_(below, pc.and_(pc.equal(left, right), rising))
-        if not pc.all(rising, min_count=0).as_py():
-            at = pc.index(rising, value=False).as_py() + 1
-            twice = row_key(batch, at) == row_key(batch, at - 1)
-            _refuse(batch, at, f"{what}: {'a key twice' if twice else 'keys are not in order'}")
-        before = row_key(batch, len(batch) - 1)
-        yield batch
-
-
-def row_key(batch: pa.RecordBatch, index: int) -> RowKey:
-    """The columns that rows are sorted by."""
-    key_group, key, namespace, map_key = (batch.column(name)[index].as_py() for name in KEY_COLUMNS)
-    return key_group, key, namespace, map_key
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, int]]:
     """The same rows, cut where a group reaches its limit of rows or bytes; with the bytes of each."""
     import pyarrow as pa  # noqa: PLC0415  (heavy)
-    import pyarrow.compute as pc  # noqa: PLC0415
 
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
-        lengths = (pc.fill_null(pc.binary_length(batch[name]), 0) for name in COLUMNS[1:])
-        ends = pc.cumulative_sum(pc.cast(reduce(pc.add, lengths), pa.int64()))
-        start = taken = 0
+        start = 0
         while start < len(batch):
-            full = pc.index(pc.greater_equal(ends.slice(start), BATCH_BYTES - size + taken), value=True).as_py()
-            stop = min(start + BATCH_ROWS - rows, len(batch), start + full + 1 if full >= 0 else len(batch))
-            end = ends[stop - 1].as_py()
-            held.append(batch.slice(start, stop - start))
-            rows, size = rows + stop - start, size + end - taken
-            start, taken = stop, end
+            part = batch.slice(start, BATCH_ROWS - rows)
+            if size + _bytes_of(part) >= BATCH_BYTES:
+                part = part.slice(0, _reaching(part, BATCH_BYTES - size))
+            held.append(part)
+            rows, size, start = rows + len(part), size + _bytes_of(part), start + len(part)
             if rows == BATCH_ROWS or size >= BATCH_BYTES:
                 yield pa.concat_batches(held), size
                 held, rows, size = [], 0, 0
@@ -345,29 +320,19 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBa
         yield pa.concat_batches(held), size
 
 
-def _neighbours(batch: pa.RecordBatch, name: str) -> tuple[pa.Array, pa.Array]:
-    """The column without its last row, and without its first."""
-    column = batch.column(name)
-    return column.slice(0, len(column) - 1), column.slice(1)
+def _bytes_of(batch: pa.RecordBatch) -> int:
+    return sum(byte_count(batch[name]) for name in COLUMNS[1:])
 
 
-def _count_below(batch: pa.RecordBatch, bound: RowKey, *, inclusive: bool = False) -> int:
-    """How many rows are below `bound`, or at it."""
-    low, high = 0, len(batch)
-    while low < high:
-        middle = (low + high) // 2
-        at = row_key(batch, middle)
-        if at < bound or (inclusive and at == bound):
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _reaching(batch: pa.RecordBatch, size: int) -> int:
+    """How many rows it takes until they have that many bytes, which all of them do."""
+    import pyarrow as pa  # noqa: PLC0415  (heavy)
+    import pyarrow.compute as pc  # noqa: PLC0415
 
-
-def _refuse(batch: pa.RecordBatch, index: int, reason: str) -> None:
-    key_group, key, namespace, map_key = row_key(batch, index)
-    where = f"key group {key_group}, key {key[:40].hex()}, namespace {namespace[:40].hex()}"
-    raise BadManifestError(f"{reason}: {where}{f', map key {map_key[:40].hex()}' if map_key else ''}")
+    lengths = (pc.fill_null(pc.binary_length(batch[name]), 0) for name in COLUMNS[1:])
+    ends = pc.cumulative_sum(pc.cast(reduce(pc.add, lengths), pa.int64()))
+    rows: int = pc.index(pc.greater_equal(ends, size), value=True).as_py() + 1
+    return rows
 
 
 @contextmanager

@@ -80,6 +80,27 @@ class OperatorStates(Struct, frozen=True, kw_only=True):
     tables: tuple[StateTable, ...]
 
 
+def byte_count(column: pa.Array) -> int:
+    """How many bytes the values of a column of bytes have."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
+
+    if column.null_count or not len(column):
+        return pc.sum(pc.binary_length(column)).as_py() or 0
+    offsets = memoryview(column.buffers()[1]).cast("i")
+    size: int = offsets[column.offset + len(column)] - offsets[column.offset]
+    return size
+
+
+def first_of(again: pa.Array) -> pa.Array:
+    """Which rows are the first of those that are alike; `again`: whether each but the first is like the one before."""
+    import pyarrow as pa  # noqa: PLC0415  (heavy)
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    # As pa.array([True]), which imports pandas where that is installed: a third of a second.
+    true = pa.Array.from_buffers(pa.bool_(), 1, [None, pa.py_buffer(b"\1")])
+    return pa.concat_arrays([true, pc.invert(again)])
+
+
 @cache
 def row_schema() -> pa.Schema:
     """The columns of every batch."""

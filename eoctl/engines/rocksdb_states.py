@@ -8,6 +8,7 @@ means by its bytes is not known here, nor key groups: a row's key group is the s
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from formats.keygroups import KeyGroupRange
 from formats.manifest import OperatorState
 from formats.rocksdb_merge import merge_tables
 from formats.rocksdb_sst import Table
+from formats.sst import bytes_scalar
 from formats.state import BATCH_BYTES, BATCH_ROWS, StateSchema, StateTable, row_schema
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ MERGE_OPERANDS = "compact the database inside its application (compact_range), t
 _TABLE = re.compile(r"([0-9]+)\.(?:sst|ldb)\Z")
 _LOG = re.compile(r"[0-9]+\.log\Z")
 
-Pairs = Callable[[], Iterator["pa.RecordBatch"]]  # batches of two columns, `key` and `value`
+Pairs = Callable[[bytes | None], Iterator["pa.RecordBatch"]]  # of this key, or all: columns `key` and `value`
 
 
 class RocksdbTable(Struct, frozen=True, kw_only=True):
@@ -46,7 +48,7 @@ class RocksdbTable(Struct, frozen=True, kw_only=True):
     def scan(self, key_groups: KeyGroupRange | None = None, key: bytes | None = None) -> Iterator[pa.RecordBatch]:
         for index, pairs in self.subtasks:
             if key_groups is None or index in key_groups:
-                for batch in pairs():
+                for batch in pairs(key):
                     yield from _rows(index, batch, key)
 
 
@@ -81,11 +83,11 @@ def _families(folder: Path) -> dict[str, Pairs]:
     return {family: partial(_by_tables, paths) for family, paths in by_family.items()}
 
 
-def _by_tables(paths: list[Path]) -> Iterator[pa.RecordBatch]:
+def _by_tables(paths: list[Path], key: bytes | None = None) -> Iterator[pa.RecordBatch]:
     with FilePool() as pool:
         tables = [Table(pool.add(partial(_open, path)), what=path.name) for path in paths]
         try:
-            yield from merge_tables(tables)
+            yield from merge_tables(tables, start=key, stop=None if key is None else key + b"\0")
         except UnsupportedError as error:
             error.hint = error.hint or MERGE_OPERANDS
             raise
@@ -95,8 +97,8 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _by_rocksdb(folder: Path, family: str) -> Iterator[pa.RecordBatch]:
-    """As RocksDB reads it, write-ahead logs included; it creates its own log files, in a directory that is ours."""
+def _by_rocksdb(folder: Path, family: str, _: bytes | None = None) -> Iterator[pa.RecordBatch]:
+    """All that RocksDB reads, write-ahead logs included; it creates its own log files, in a directory that is ours."""
     try:
         from rocksdict import AccessType, Options, Rdict, ReadOptions  # noqa: PLC0415  (an extra)
     except ImportError as error:
@@ -145,12 +147,14 @@ def _rows(subtask: int, pairs: pa.RecordBatch, key: bytes | None) -> Iterable[pa
     import pyarrow.compute as pc  # noqa: PLC0415
 
     if key is not None:
-        pairs = pairs.filter(pc.equal(pairs["key"], key))
+        pairs = pairs.filter(pc.equal(pairs["key"], bytes_scalar(key)))
     if not len(pairs):
         return
     count = len(pairs)
-    empty = pa.repeat(pa.scalar(b"", pa.binary()), count)
-    columns = [pa.repeat(pa.scalar(subtask, pa.uint16()), count), pairs["key"], empty, empty, pairs["value"]]
+    # Not from Python values: that imports pandas where it is installed.
+    empty = pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(bytes(4 * count + 4)), pa.py_buffer(b"")])
+    groups = pa.Array.from_buffers(pa.uint16(), count, [None, pa.py_buffer(array("H", [subtask]) * count)])
+    columns = [groups, pairs["key"], empty, empty, pairs["value"]]
     rows = pa.record_batch(columns, schema=row_schema())
     for start in range(0, count, BATCH_ROWS):
         yield rows.slice(start, BATCH_ROWS)

@@ -20,7 +20,7 @@ from formats.keygroup_columns import can_hash, key_group
 from formats.keygroups import KeyGroupRange
 from formats.manifest import Manifest, OperatorState
 from formats.sst import select
-from formats.state import StateSchema, StateTable, row_schema
+from formats.state import StateSchema, StateTable, byte_count, row_schema
 from formats.state_diff import difference
 from formats.state_text import Row, RowText
 from formats.types_arrow import decode_column
@@ -284,6 +284,4 @@ def _begins(schema: StateSchema, keys: pa.Array, prefix: str | bytes) -> pa.Arra
 
 
 def _raw_bytes(batch: pa.RecordBatch) -> int:
-    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
-
-    return sum(pc.sum(pc.binary_length(batch[name])).as_py() or 0 for name in row_schema().names[1:])
+    return sum(byte_count(batch[name]) for name in row_schema().names[1:])
