@@ -99,7 +99,7 @@ def open_transactions(broker: Kafka) -> dict[str, str]:
     """Transactional ids whose transaction is not over, and its state."""
     wire = Wire(broker.bootstrap)
     try:
-        found = wire.describe(wire.list_transactions("eoctl/billing/"))
+        found = wire.describe(wire.list_transactions("eoctl/"))
     finally:
         wire.close()
     assert found, "transactions there were"
