@@ -34,6 +34,7 @@ from formats.errors import (
     ConflictError,
     CorruptError,
     FencedError,
+    IncompatibleError,
     InvalidInputError,
     UnavailableError,
     UsageError,
@@ -339,6 +340,9 @@ def test_timeouts_that_cannot_last_are_refused(kafka: Kafka, topics: Topics) -> 
 
 def test_what_the_broker_will_not_take_is_told(kafka: Kafka, topics: Topics, held_open: Any) -> None:
     topic = topics.new("out")
+    foreign = Transaction(id="ledger-1-1-0", state="pre-committed", checkpoint=1)
+    with pytest.raises(IncompatibleError, match="none of Kafka's"):
+        held_open(ledger(kafka, topic).committer(context(topic, 2))).commit(permit(1), foreign)
     with pytest.raises(InvalidInputError, match="there is no such topic"):
         ledger(kafka, topic + "x").writer(context(topic, 1))
     writer = held_open(ledger(kafka, topic).writer(context(topic, 1)))
@@ -601,6 +605,10 @@ def test_a_position_that_is_gone_is_an_error(kafka: Kafka, topics: Topics) -> No
     for wanted in (4, 21):
         with pytest.raises(CorruptError, match=f"partition 0: offset {wanted} is wanted, and 10 to 20 are there"):
             source.reader((f"{topic}-0",), {f"{topic}-0": wanted})
+    with contextlib.closing(source.reader((f"{topic}-0",), {})) as reader:
+        reader._consumer.seek(confluent_kafka.TopicPartition(topic, 0, 4))  # as if retention had been faster
+        with pytest.raises(CorruptError, match="offset 10 is wanted, and 10 to 20 are there"):
+            read(reader)
     with pytest.raises(InvalidInputError, match="there is no topic"):
         KafkaTopic(bootstrap=kafka.bootstrap, topic=topic + "x").splits()
 

@@ -29,7 +29,7 @@ from eoctl.runtime.sinks.kafka_codec import batch as encoded
 from eoctl.runtime.sinks.kafka_commits import CommitLog
 from eoctl.runtime.sinks.kafka_wire import NOBODY, Described, ProducerId, Wire
 from eoctl.runtime.sinks.protocol import CommitPermit, Delivery, SinkContext
-from formats.errors import CorruptError, EoctlError, FencedError, UnavailableError, UsageError
+from formats.errors import CorruptError, EoctlError, FencedError, IncompatibleError, UnavailableError, UsageError
 from formats.manifest import Transaction
 
 RESTART_SECONDS = 60.0  # from a crash to the commits of the next attempt
@@ -158,9 +158,9 @@ class KafkaWriter:
             key = None if key_of is None else key_of(record)
             number = self._partitions[self._turn] if key is None else self._place(key)
             self._put((self._sink.topic, number), Row(value, key))
+            if self._buffered > _BUFFER_BYTES:
+                self._flush()
         self._records += len(batch)
-        if self._buffered > _BUFFER_BYTES:
-            self._flush()
 
     def pre_commit(self, checkpoint: int) -> tuple[Transaction, ...]:
         slot, committables = self._open, []
@@ -320,18 +320,16 @@ class KafkaCommitter:
     def commit(self, permit: CommitPermit, transaction: Transaction) -> None:
         assert transaction.checkpoint <= permit.checkpoint, "permitted"
         properties = transaction.properties
+        if not properties.keys() >= {"transactional-id", "producer-id", "epoch", "commits", "mark"}:
+            message = f"the transaction {transaction.id} in the checkpoint is none of Kafka's"
+            raise IncompatibleError(message, hint="give the sink another uid than the one before it had")
         name = properties["transactional-id"]
         producer = ProducerId(int(properties["producer-id"]), int(properties["epoch"]))
         try:
             self._wire.end(name, producer, commit=True)
         except NotOursError as error:
             log = CommitLog(self._wire, properties["commits"], self._names.sink)
-            visible = log.became_visible(transaction.id, int(properties["mark"]))
-            if visible is None:
-                raise UnavailableError(
-                    f"Kafka is still ending the transaction {transaction.id}", hint="it is tried again"
-                ) from error
-            if not visible:
+            if not log.became_visible(transaction.id, int(properties["mark"])):
                 raise self._lost(transaction, name) from error
 
     def abort_others(self, keep: frozenset[str]) -> Iterable[str]:

@@ -26,7 +26,7 @@ from formats.errors import (
 )
 
 PATIENCE_SECONDS = 30.0
-_UNKNOWN_TOPIC_SECONDS = 3.0  # a topic that was just made is not known everywhere at once
+_UNKNOWN_TOPIC_SECONDS = 2.0  # a topic that was just made is not known everywhere at once
 _LONGEST_WAIT_SECONDS = 0.25
 _CONNECT_SECONDS = 5.0  # others may be there
 _MAX_REPLY_BYTES = 64 << 20

@@ -9,17 +9,19 @@ producer after its name says what became of it, for as long as the topic keeps b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct
 
-from eoctl.runtime.sinks.kafka_cluster import OutOfRangeError, Partition
+from eoctl.runtime.sinks.kafka_cluster import PATIENCE_SECONDS, OutOfRangeError, Partition
 from eoctl.runtime.sinks.kafka_codec import Found, Row
 from eoctl.runtime.sinks.kafka_wire import Wire
-from formats.errors import CorruptError
+from formats.errors import CorruptError, UnavailableError
 
 KEPT_DAYS = 30
+_WAIT_SECONDS = 0.02  # until the end of a transaction has reached its partitions
 _SETTINGS = {
     "cleanup.policy": "delete",
     "compression.type": "uncompressed",
@@ -50,11 +52,20 @@ class CommitLog:
     def row(self, transaction: str, checkpoint: int) -> Row:
         return Row(msgspec.json.encode(Name(transaction, checkpoint)), self._key)
 
-    def became_visible(self, transaction: str, mark: int) -> bool | None:
-        """Whether the transaction whose name is at offset `mark` was committed; None: it is not over.
+    def became_visible(self, transaction: str, mark: int) -> bool:
+        """Whether the transaction whose name is at offset `mark` was committed.
 
-        Raises: CorruptError where the log cannot tell.
+        Raises: CorruptError where the log cannot tell, UnavailableError where it is not over.
         """
+        until = time.monotonic() + PATIENCE_SECONDS
+        while (found := self._end_of(transaction, mark)) is None:
+            if time.monotonic() > until:
+                message = f"Kafka is still ending the transaction {transaction}"
+                raise UnavailableError(message, hint="run the pipeline again; it goes on from its checkpoint")
+            time.sleep(_WAIT_SECONDS)
+        return found
+
+    def _end_of(self, transaction: str, mark: int) -> bool | None:
         producer: int | None = None
         try:
             for found in self._from(mark):

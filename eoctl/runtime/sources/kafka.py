@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _PROBE_SECONDS = 5.0
 _OURS = {
-    "group.id": "eoctl",  # the client wants one; none is joined
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "error",
@@ -156,6 +155,8 @@ class PartitionReader:
         for message in messages:
             number, error = message.partition(), message.error()
             assert number is not None, "of a partition that was assigned"
+            if number in self._closed:
+                continue  # it is read on from its position, next time
             if error is None:
                 waiting = self._fetched.setdefault(number, [])
                 if not waiting:
@@ -231,7 +232,13 @@ def connected(source: KafkaTopic, on_error: Callable[[confluent_kafka.KafkaError
 
     with told(source.topic):
         timeout_ms = int(min(60.0, max(1.0, source.patience_seconds)) * 1000)
-        settings = {"socket.timeout.ms": timeout_ms, **source.client, "bootstrap.servers": source.bootstrap, **_OURS}
+        settings = {
+            "group.id": "eoctl",
+            "socket.timeout.ms": timeout_ms,
+            **source.client,
+            "bootstrap.servers": source.bootstrap,
+            **_OURS,
+        }
         return confluent_kafka.Consumer({**settings, "error_cb": on_error, "log_level": 0})
 
 
