@@ -19,6 +19,7 @@ from eoctl.runtime.publishing import WATERMARK
 from eoctl.runtime.sinks.protocol import CommitPermit, Delivery, SinkContext
 from eoctl.runtime.sinks.second_phase import Note
 from eoctl.runtime.state.backend import OldState, StateBackend, directory_of
+from eoctl.runtime.state.flinks import is_clock_timers
 from eoctl.services.checkpoint import Opened
 from eoctl.services.resolve import Resolved, resolve
 from formats.errors import ConflictError, CorruptError, IncompatibleError, SnapshotNotFoundError
@@ -166,6 +167,8 @@ def _matched(manifest: Manifest, graph: Graph, choice: Choice) -> dict[str, Oper
         uid = choice.remap.get(state.uid, state.uid)
         if uid in known and uid not in found:
             found[uid] = state
+            if any(is_clock_timers(info.name) and info.entries for info in state.states):
+                lost.append(f"{uid} (its timers by the clock)")
         elif any(subtask.files for subtask in state.subtasks):
             lost.append(state.uid or state.id)
     transactions = {sink.uid for sink in manifest.sinks if sink.transactions}

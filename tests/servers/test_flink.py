@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eoctl.cli.main import main
 from eoctl.engines.flink import open_snapshot
+from formats.errors import IncompatibleError
 from tests.support.flink import JOB, unpack
 from tests.support.flink_oracle import Oracle, totals
 
@@ -233,3 +236,42 @@ def test_a_pipeline_of_ours_goes_on_in_flink(
     assert answer.code == 0, answer.failure
     assert sorted(answer.told["restored"]) == sorted(totals(emitted))
     flink.refuses(tmp_path / "to", flink=version, uids={"order-totals": "totals"}, because=CANNOT_MAP)
+
+
+def test_a_savepoint_of_flink_goes_on_in_a_pipeline_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EOCTL_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    savepoint = next((unpack("a-savepoint-canonical", tmp_path) / "savepoints").iterdir())
+    (tmp_path / "in").mkdir()
+    left = [*range(800, 4000), *range(4800, 8000)]
+    (tmp_path / "in" / "numbers.jsonl").write_text("".join(f'{{"n": {number}}}\n' for number in left))
+    (tmp_path / "ours.py").write_text(OURS)
+    eoctl("store", "init")
+    eoctl("savepoint", "create", savepoint, "-p", "shop", "--name", "from-flink")
+    refused = main(["run", "ours.py", "--from", "shop@from-flink"])
+    assert refused == IncompatibleError.exit_code  # other operators and timers by the clock would be left behind
+    eoctl("run", "ours.py", "--from", "shop@from-flink", "--allow-non-restored-state")
+
+    def rows(state: str) -> list[dict[str, Any]]:
+        capsys.readouterr()
+        eoctl(
+            "state", "scan", "shop@latest", "--operator", "order-totals", "--state", state, "--limit", "9999", "--json"
+        )
+        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["rows"]
+        return found
+
+    sums = {row["key"]: row["value"] for row in rows("total")}
+    items: dict[str, dict[str, int]] = {}
+    for row in rows("per-item"):
+        items.setdefault(row["key"], {})[row["map_key"]] = row["value"]
+    recent: dict[str, list[str]] = {}
+    for row in rows("recent"):
+        recent.setdefault(row["key"], []).append(row["value"])
+    told = {
+        (user, str(total), f"{{{', '.join(f'{item}={count}' for item, count in sorted(items[user].items()))}}}",
+         f"[{', '.join(sorted(recent.get(user, [])))}]")
+        for user, total in sums.items()
+    }  # fmt: skip
+    assert sorted(told) == sorted(totals(range(8000)))

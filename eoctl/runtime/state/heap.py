@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from eoctl.runtime.keys import KeyGroups
 from eoctl.runtime.state.backend import OldState, Restored, StateSpec, TableFile
 from eoctl.runtime.state.columns import ABSENT, Change, batch_of, time_of
+from eoctl.runtime.state.flinks import has_flags, in_our_words, is_clock_timers, without_flags
 from eoctl.runtime.state.serializers import Serializer, serializer
 from formats.errors import IncompatibleError
 from formats.keygroups import KeyGroupRange
@@ -119,6 +120,9 @@ class HeapState:
                     tables.setdefault(name, []).append(table)
                     files.append(TableFile(file.name, name, table.rows, file.bytes, table.sequence, timer=timer))
             for name, found in tables.items():
+                if is_clock_timers(name):
+                    files = [file for file in files if file.state != name]
+                    continue
                 restored.append(Restored(name, tuple(sorted(found, key=lambda table: -table.sequence))))
             if one.in_place:
                 self.adopt(tuple(files))
@@ -144,11 +148,14 @@ class HeapState:
         for one in restored:
             self._check(spec, one)
         rows = merge_batches(
-            [merge(one.tables, keep_tombstones=False, key_groups=self._key_groups) for one in restored],
+            [self._rows(spec, one) for one in restored],
             keep_tombstones=False,
         )
         _load(table, rows)
-        if restored and not self._adopted:
+        foreign = any(one.tables[0].schema.value != spec.value for one in restored)
+        if foreign:  # no table of ours goes on top of one of Flink's
+            self.files.pop(spec.name, None)
+        if restored and (foreign or not self._adopted):
             table.everything_changed()
         return table
 
@@ -192,10 +199,16 @@ class HeapState:
             stats = write_table(file, schema_of(spec), batches, sequence=self._sequence, codec=self.codec)
         return TableFile(name, spec.name, stats.rows, stats.raw_bytes, self._sequence, timer=spec.kind == "timer")
 
+    def _rows(self, spec: StateSpec, restored: Restored) -> Iterator[pa.RecordBatch]:
+        rows = merge(restored.tables, keep_tombstones=False, key_groups=self._key_groups)
+        saved = restored.tables[0].schema
+        return without_flags(saved, rows) if has_flags(saved) and saved.value != spec.value else rows
+
     def _check(self, spec: StateSpec, restored: Restored) -> None:
         for table in restored.tables:
             wanted = schema_of(spec)
-            if replace(table.schema, properties={}) != replace(wanted, properties={}):
+            saved = replace(table.schema, properties={})
+            if wanted not in (saved, in_our_words(saved)) or saved.value != restored.tables[0].schema.value:
                 message = f"state {spec.name!r} was saved as {table.schema}, and is now declared as {wanted}"
                 raise IncompatibleError(message, hint="give the new form another name, or the old type back")
 
