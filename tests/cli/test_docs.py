@@ -76,6 +76,7 @@ RUN_PAGES = (
     "docs/watching.md",
     "docs/planning.md",
     "docs/billing.md",
+    "docs/guarantees.md",
     "docs/flink.md",
 )
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
