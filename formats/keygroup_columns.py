@@ -1,77 +1,69 @@
 """Key groups of whole columns of keys: to check where keys lie, and to hash them anew for another max parallelism.
 
-The hash of a key is that of its Java class. Known here: string, long, int, short, byte, char, boolean, double, float.
-Integers are hashed a column at a time, the rest one by one.
-Source: Java, `hashCode` of String, Long, Integer, Boolean, Double, Float; Flink, `MathUtils.murmurHash`.
+The hash of a key is that of its Java class (formats/java_hash.py). Integers are hashed a column at a time, the rest one
+by one.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 from formats.datatype import Simple, parse
 from formats.errors import UnsupportedError
-from formats.keygroups import java_string_hash, key_group_of
+from formats.java_hash import hasher, unhashable
+from formats.keygroups import key_group_of
 from formats.state import StateSchema
-from formats.types import decode
 from formats.types_arrow import decode_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_HASHES: dict[str, Callable[[Any], int]] = {
-    "string": java_string_hash,
-    "char": ord,
-    "boolean": lambda value: 1231 if value else 1237,
-    "double": lambda value: _folded(_bits(">d", value)),
-    "float": lambda value: _bits(">f", value),
-}
 _INTEGERS = frozenset({"long", "int", "short", "byte"})
-_NAN = {">d": 0x7FF8000000000000, ">f": 0x7FC00000}
 
 
 def can_hash(schema: StateSchema) -> bool:
     """The key group of this state's keys can be worked out from their bytes."""
-    key = parse(schema.key) if schema.key else None
-    return isinstance(key, Simple) and (key.name in _HASHES or key.name in _INTEGERS)
+    return bool(schema.key) and unhashable(parse(schema.key)) is None
 
 
 def key_group(schema: StateSchema, key: bytes, max_parallelism: int) -> int:
     """The group of one key. Raises: UnsupportedError, CorruptError."""
-    found = _key_type(schema)
-    value = decode(found, key)
-    if found.name in _INTEGERS:
-        assert isinstance(value, int)
-        return key_group_of(_folded(value & (1 << 64) - 1) if found.name == "long" else value, max_parallelism)
-    return key_group_of(_HASHES[found.name](value), max_parallelism)
+    return key_group_of(_hash_of(schema)(key), max_parallelism)
 
 
 def key_groups(schema: StateSchema, keys: pa.Array, max_parallelism: int) -> pa.Array:
-    """The group of each key. Raises: UnsupportedError where the hash of its class is not known here."""
+    """The group of each key. Raises: UnsupportedError where the hash of its class is not known here; CorruptError."""
     import pyarrow as pa  # noqa: PLC0415  (heavy)
 
-    found = _key_type(schema)
-    if found.name in _INTEGERS:
+    hashed = _hash_of(schema)
+    found = parse(schema.key)
+    if isinstance(found, Simple) and found.name in _INTEGERS:
         return _of_integers(decode_column(found, keys), max_parallelism)
-    hashed = _HASHES[found.name]
     known: dict[bytes, int] = {}
     groups = []
     for raw in keys.to_pylist():
         group = known.get(raw)
         if group is None:
-            group = known[raw] = key_group_of(hashed(decode(found, raw)), max_parallelism)
+            group = known[raw] = key_group_of(hashed(raw), max_parallelism)
         groups.append(group)
     return pa.array(groups, pa.uint16())
 
 
-def _key_type(schema: StateSchema) -> Simple:
-    found = parse(schema.key) if schema.key else None
-    if isinstance(found, Simple) and found.name in _INTEGERS | _HASHES.keys():
-        return found
-    message = f"how keys of {schema.name} are hashed is not known: {schema.key or 'their type is not known'}"
-    raise UnsupportedError(message, hint="keep its max parallelism")
+def _hash_of(schema: StateSchema) -> Callable[[bytes], int]:
+    hint = "leave --max-parallelism out: keys keep their groups, at any parallelism up to it"
+    if not schema.key:
+        raise UnsupportedError(f"how keys of {schema.name} are hashed is not known, nor is their type", hint=hint)
+    if (reason := unhashable(parse(schema.key))) is not None:
+        message = f"how keys of {schema.name} are hashed is not known: {schema.key}: {reason}"
+        raise UnsupportedError(message, hint=hint)
+    return _hasher(schema.key)
+
+
+@cache
+def _hasher(text: str) -> Callable[[bytes], int]:
+    return hasher(parse(text))
 
 
 def misplaced(schema: StateSchema, batch: pa.RecordBatch, max_parallelism: int) -> int | None:
@@ -114,14 +106,3 @@ def _of_integers(keys: pa.Array, max_parallelism: int) -> pa.Array:
     )
     whole = pc.multiply(pc.divide(word, number(max_parallelism)), number(max_parallelism))
     return pc.cast(pc.subtract(word, whole), pa.uint16())
-
-
-def _bits(form: str, value: float) -> int:
-    """The bits of a number as Java's `doubleToLongBits` gives them: every NaN alike."""
-    if value != value:  # noqa: PLR0124  (NaN, and nothing else)
-        return _NAN[form]
-    return int.from_bytes(struct.pack(form, value), "big")
-
-
-def _folded(bits: int) -> int:
-    return (bits ^ bits >> 32) & 0xFFFFFFFF
