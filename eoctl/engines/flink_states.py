@@ -39,6 +39,13 @@ def operator_states(operator: Operator, open_file: OpenStream) -> OperatorStates
     )
 
 
+def list_elements(operator: Operator, name: str, open_file: OpenStream) -> Iterator[bytes]:
+    """The elements of a list state, of all subtasks. Raises: CorruptError, UnsupportedError."""
+    for source in _operator_sources(operator, open_file):
+        if name in source.states:
+            yield from source.parts(name)
+
+
 def keyed_sources(operator: Operator, open_file: OpenStream) -> list[KeyedSource]:
     """What the operator's keyed handles hold."""
     found: list[KeyedSource] = []

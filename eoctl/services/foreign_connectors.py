@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
 from eoctl.engines.flink import FlinkSnapshot
 from eoctl.services.values import SinkRow, SourceRow, TransactionRow
 from formats.errors import EoctlError
@@ -84,13 +82,7 @@ def _told(found: Versioned) -> str:
 
 def _elements(operator: Operator, name: str, snapshot: FlinkSnapshot) -> Iterator[tuple[str, bytes]]:
     """The elements of a list state, and what an error calls each."""
-    from eoctl.engines.flink_states import operator_states  # noqa: PLC0415  (start-up: not for lists)
+    from eoctl.engines.flink_states import list_elements  # noqa: PLC0415  (start-up: not for lists)
 
-    subtasks = tuple(replace(subtask, managed_keyed=None) for subtask in operator.subtasks)
-    states = operator_states(replace(operator, subtasks=subtasks), snapshot.paths.open)
-    table = next(table for table in states.tables if table.schema.name == name)
-    number = 0
-    for batch in table.scan():
-        for value in batch["value"].to_pylist():
-            yield f"{operator.uid or operator.id}, {name}, element {number}", value
-            number += 1
+    for number, element in enumerate(list_elements(operator, name, snapshot.paths.open)):
+        yield f"{operator.uid or operator.id}, {name}, element {number}", element
