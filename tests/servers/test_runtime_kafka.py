@@ -231,7 +231,7 @@ def go_on(writer: KafkaWriter) -> None:
         writer.pre_commit(checkpoint)
 
 
-STEPS = ("has begun", "has rows in memory", "has rows in the log", "has pre-committed", "has committed")
+STEPS = ("has begun", "has rows in memory", "has rows in the log", "has pre-committed", "has committed", "is idle")
 
 
 @pytest.mark.parametrize("restored", [False, True])
@@ -244,8 +244,10 @@ def test_a_zombie_that_stood_still_anywhere_changes_nothing(
     zombie = held_open(sink.writer(context(topic, 1)))
     hands = held_open(sink.committer(context(topic, 1)))
     handed = started(zombie, step)
-    if step == "has committed":
+    if step in {"has committed", "is idle"}:
         hands.commit(permit(1), handed[0])
+        while step == "is idle" and zombie._slots[0].waits:
+            assert zombie.pre_commit(2) == ()
     elif not restored:
         handed_over, handed = handed, []
     recovery = held_open(sink.committer(context(topic, 2)))
@@ -638,6 +640,17 @@ windows.sink("windows-out", KafkaTransactions(bootstrap="BROKER", topic="WINDOWS
 """
 
 
+def woken(zombies: list[subprocess.Popen[bytes]]) -> int:
+    """They have gone on where they stood still, and are over; how many were told that they are fenced."""
+    fenced = 0
+    for zombie in zombies:
+        zombie.send_signal(signal.SIGCONT)
+        _, told = zombie.communicate()
+        fenced += b"fenced" in told
+    zombies.clear()
+    return fenced
+
+
 def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(kafka: Kafka, topics: Topics, tmp_path: Path) -> None:
     names = {"INPUT": topics.new("in", 2), "COUNTS": topics.new("counts", 2), "WINDOWS": topics.new("windows", 2)}
     for partition in range(2):
@@ -651,7 +664,7 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(kafka: Kafka, top
     words = [sys.executable, "-m", "eoctl.cli.main", "run", str(file), "--store", str(tmp_path / "store")]
     words += ["--take-over", "--json"]
     rng = random.Random(KILLS)
-    killed = 0
+    killed = fenced = 0
     paused: list[subprocess.Popen[bytes]] = []
 
     def begin() -> subprocess.Popen[bytes]:
@@ -674,17 +687,13 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(kafka: Kafka, top
             killed += 1
             process.send_signal(signal.SIGKILL)
         process.communicate()
-        for zombie in paused:
-            zombie.send_signal(signal.SIGCONT)
-            zombie.communicate()
-        paused.clear()
+        fenced += woken(paused)
     done = begin()
     _, told = done.communicate()
     assert done.returncode == 0, told
-    for zombie in paused:
-        zombie.send_signal(signal.SIGCONT)
-        zombie.communicate()
+    fenced += woken(paused)
     assert killed
+    assert fenced or KILLS < 50, "there were zombies, and they were told"
     assert sorted(topics.committed(names["COUNTS"])) == counts(COUNT)
     windows = Counter((number % KEYS, number // 500 * 500) for number in range(COUNT))
     assert sorted(topics.committed(names["WINDOWS"])) == sorted(
