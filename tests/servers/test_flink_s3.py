@@ -21,7 +21,8 @@ from formats.flink.rewrite import change_streams
 from formats.flink.writer import write_metadata
 from scripts.benchmarks.s3_requests import Requests
 from tests.support.flink import JOB, unpack
-from tests.support.seaweed import Server, running_server
+from tests.support.flink_oracle import Oracle
+from tests.support.seaweed import ACCESS_KEY, SECRET_KEY, Server, running_server
 
 pytestmark = pytest.mark.lane("s3")
 
@@ -245,3 +246,68 @@ def test_a_file_that_changes_while_it_is_read_is_told(server: Server) -> None:
         file.seek(900_000)
         with pytest.raises(CorruptError, match="changed while it was read"):
             file.read(10)
+
+
+@pytest.fixture(scope="module")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    return Oracle(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.mark.slow
+def test_what_a_real_flink_writes_to_a_bucket_is_read_and_goes_back(
+    server: Server, flink: Oracle, ask: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not flink.has_s3():
+        pytest.skip("no plugin for S3 beside Flink: scripts/setup-flink gets it where mvn is")
+    monkeypatch.setenv("EOCTL_STORE", str(tmp_path / "store"))
+    name = server.bucket()
+    plugin = {
+        "s3.endpoint": server.endpoint,
+        "s3.path.style.access": "true",
+        "s3.access-key": ACCESS_KEY,
+        "s3.secret-key": SECRET_KEY,
+    }
+    settings = plugin | {
+        "execution.checkpointing.interval": "1 h",
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.data-inline-threshold": "1kb",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "execution.checkpointing.num-retained": "3",
+        "execution.checkpointing.dir": f"s3://{name}/prod/checkpoints",
+    }
+    words = {"checkpoints": "2", "savepoints": "CANONICAL", "savepointdir": f"s3p://{name}/prod/savepoints"}
+    written = flink.ask(None, settings=settings, words=words)
+    assert written.code == 0, written.failure
+    ((job,),) = written.told["job"]
+
+    def address(path: str) -> str:
+        return f"flink:s3://{name}/prod{path}?endpoint_url={server.endpoint}&region=us-east-1"
+
+    listed = ask("checkpoint", "list", address(""))["snapshots"]
+    assert sorted((row["pipeline"], row["kind"]) for row in listed) == [("", "savepoint"), *[(job, "checkpoint")] * 3]
+    newest = max((row for row in listed if row["kind"] == "checkpoint"), key=lambda row: row["id"])
+    assert newest["referenced_files"] > 0
+    snapshot = address(newest["path"].removeprefix(f"s3://{name}/prod"))
+    assert ask("checkpoint", "verify", address(""))["damaged"] == []
+    assert ask("flink", "orphans", address(""))["missing"] == []
+    found = ask("checkpoint", "inspect", snapshot)
+    assert {operator["uid"] for operator in found["operators"]} >= {"order-totals", "order-window", "order-audit"}
+    rows = {row["key"]: row["value"] for row in ask("state", "scan", snapshot, *TOTALS)["rows"]}
+
+    restored = flink.ask(newest["path"], settings=plugin)
+    assert restored.code == 0, restored.failure
+    assert {user: int(total) for user, total, _, _ in restored.told["restored"]} == rows
+    expected = sorted(restored.told["final"])
+
+    ask("flink", "export", snapshot, "--to", tmp_path / "exported")
+    ask("store", "init")
+    ask("checkpoint", "create", address(""), "-p", "orders", "--follow")
+    server.client().delete_object(Bucket=name, Key=newest["path"].removeprefix(f"s3://{name}/") + "/_metadata")
+    ask("restore", "orders@latest", "--to", tmp_path / "restored")
+    ask("state", "export", tmp_path / "restored", *TOTALS, "--to", tmp_path / "totals.parquet")
+    for folder in ("exported", "restored"):
+        answer = flink.ask(tmp_path / folder)
+        assert answer.code == 0, answer.failure
+        assert sorted(answer.told["restored"]) == sorted(restored.told["restored"])
+        assert sorted(answer.told["final"]) == expected
+    assert flink.ask(newest["path"], settings=plugin).code == 3

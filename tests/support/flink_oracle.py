@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("flink_job") / "RestoreOrders.java"
 HOMES = {"2.3": ("FLINK_HOME_23", ".venv-flink2.3"), "1.20": ("FLINK_HOME_120", ".venv-flink1.20")}
+MORE_JARS = "eoctl-jars"  # what scripts/setup-flink puts beside pip's
 TIMEOUT_SECONDS = 600
 NUMBERS, HALF, USERS = 8000, 4000, 211
 WINDOW_SECONDS = 600
@@ -52,9 +53,13 @@ class Oracle:
         self._runs = 0
         self._jars = {version: _jars_of(version) for version in HOMES}
 
+    def has_s3(self, flink: str = "2.3") -> bool:
+        """Its plugin for S3 is there."""
+        return "-s3-fs-" in self._jars[flink]
+
     def ask(
         self,
-        snapshot: Path,
+        snapshot: Path | str | None,
         *,
         uids: Mapping[str, str] = {},
         backend: str = "rocksdb",
@@ -63,13 +68,17 @@ class Oracle:
         flink: str = "2.3",
         sink: Path | None = None,
         settings: Mapping[str, str] = {},
+        words: Mapping[str, str] = {},
     ) -> Answer:
-        """The job was restored from the folder, and ran as far as it could."""
+        """The job was restored from the folder or URL, if there is one, and ran as far as it could.
+
+        `words`: more that the program is told.
+        """
         self._runs += 1
         scratch = self._cache / f"run-{self._runs}"
         scratch.mkdir(parents=True)
-        words = {
-            "from": f"file://{snapshot}",
+        told_words = {
+            **({} if snapshot is None else {"from": snapshot if isinstance(snapshot, str) else f"file://{snapshot}"}),
             "uids": ",".join(f"{old}>{new}" for old, new in uids.items()),
             "parallelism": str(parallelism),
             "max": str(max_parallelism),
@@ -77,12 +86,13 @@ class Oracle:
             "set.state.backend.type": backend,
             **{f"set.{name}": value for name, value in settings.items()},
             **({} if sink is None else {"sink": str(sink)}),
+            **words,
         }
         opened = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPEN]
         place = f"{self._compiled(flink)}:{self._jars[flink]}"
         done = subprocess.run(
             ["java", "-Xmx1g", "-XX:TieredStopAtLevel=1", *opened, "-cp", place, "RestoreOrders"]
-            + [f"{name}={value}" for name, value in words.items()],
+            + [f"{name}={value}" for name, value in told_words.items()],
             capture_output=True,
             text=True,
             check=False,
@@ -138,7 +148,10 @@ def _jars_of(version: str) -> str:
         jars = [jar for name in ("flink-dist", "flink-connector-files", "log4j") for jar in
                 sorted((place / "lib").glob(f"{name}-*.jar"))]  # fmt: skip
         if jars:
-            return os.pathsep.join(map(str, jars))
+            more = [
+                jar for folder in (place, *place.parents[:4]) for jar in sorted((folder / MORE_JARS).glob("*-s3-*.jar"))
+            ]
+            return os.pathsep.join(map(str, [*jars, *more]))
     pytest.skip(f"no Flink {version}: scripts/setup-flink makes {folder}, or {variable} names a pyflink folder")
 
 

@@ -4,6 +4,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.apache.flink.api.common.eventtime.SerializableTimestampAssigner;
@@ -25,6 +27,9 @@ import org.apache.flink.api.java.tuple.Tuple2;
 import org.apache.flink.api.java.tuple.Tuple3;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.connector.file.sink.FileSink;
+import org.apache.flink.core.execution.CheckpointType;
+import org.apache.flink.core.execution.SavepointFormatType;
+import org.apache.flink.core.fs.FileSystem;
 import org.apache.flink.core.fs.Path;
 import org.apache.flink.runtime.jobgraph.JobGraph;
 import org.apache.flink.runtime.jobgraph.SavepointRestoreSettings;
@@ -56,8 +61,10 @@ import org.apache.flink.util.Collector;
 /**
  * Restores the job of tests/golden/flink from a folder, tells what it finds in its state, and runs to the end of its sources.
  *
- * <p>Arguments are NAME=VALUE: from, uids (OLD>NEW,...), parallelism, max, sink (a folder), tmp, and set.OPTION. What it tells are
- * lines of fields with tabs between: restored and final (key, total, items, recent), timer, audit, window, rule, failed, done.
+ * <p>With checkpoints=N it takes that many on its way, each after some hundred records, and is cancelled: it goes slowly then.
+ *
+ * <p>Arguments are NAME=VALUE: from (may be left out), uids (OLD>NEW,...), parallelism, max, sink (a folder), tmp, and set.OPTION. What it tells are
+ * lines of fields with tabs between: job, savepoint (its path), restored and final (key, total, items, recent), timer, audit, window, rule, failed, done.
  * Whether that is right is for the caller to say. Exit 0: it ran to the end; 3: it did not.
  */
 public final class RestoreOrders {
@@ -66,6 +73,10 @@ public final class RestoreOrders {
     private static final long EVENT_TIMER = 4_000_000_000_000L;
     private static final long PROCESSING_TIMER = 4_102_444_800_000L;
     private static final MapStateDescriptor<String, Long> RULES = new MapStateDescriptor<>("rules", Types.STRING, Types.LONG);
+    private static final int BETWEEN_CHECKPOINTS = 400;
+    private static final int MOST_TRIES = 20;
+    private static final long PAUSE_NANOS = 2_000_000;
+    private static final Semaphore EMITTED = new Semaphore(0);
     private static final Map<String, String> WISHES = new HashMap<>();
 
     private RestoreOrders() {}
@@ -91,6 +102,10 @@ public final class RestoreOrders {
     private static final class ToOrder implements MapFunction<Long, Tuple3<String, String, Long>> {
         @Override
         public Tuple3<String, String, Long> map(Long number) {
+            if (WISHES.containsKey("checkpoints")) {
+                LockSupport.parkNanos(PAUSE_NANOS);
+                EMITTED.release();
+            }
             return Tuple3.of("user-" + number * 7 % 211, "item-" + number % 5, number);
         }
     }
@@ -279,6 +294,21 @@ public final class RestoreOrders {
         return found;
     }
 
+    /** Again after some records, where it was declined: a source that has just ended is not ready. */
+    private static void takeCheckpoint(MiniCluster cluster, JobGraph job) throws Exception {
+        for (int tries = 1; ; tries++) {
+            try {
+                cluster.triggerCheckpoint(job.getJobID(), CheckpointType.CONFIGURED).get();
+                return;
+            } catch (ExecutionException declined) {
+                if (tries == MOST_TRIES) {
+                    throw declined;
+                }
+                EMITTED.acquire(BETWEEN_CHECKPOINTS / MOST_TRIES);
+            }
+        }
+    }
+
     private static void tellFailure(Throwable failure) {
         StringBuilder chain = new StringBuilder();
         for (Throwable cause = failure; cause != null && chain.length() < 10_000; cause = cause.getCause()) {
@@ -293,14 +323,34 @@ public final class RestoreOrders {
             WISHES.put(argument.substring(0, equals), argument.substring(equals + 1));
         }
         Configuration configuration = configuration();
+        FileSystem.initialize(configuration, null);
         MiniCluster cluster = new MiniCluster(new MiniClusterConfiguration.Builder()
                 .setConfiguration(configuration).setNumTaskManagers(1).setNumSlotsPerTaskManager(4).withRandomPorts().build());
         cluster.start();
         JobGraph job = graph(configuration);
-        job.setSavepointRestoreSettings(SavepointRestoreSettings.forPath(wish("from", ""), Boolean.parseBoolean(wish("allow", "false"))));
+        if (WISHES.containsKey("from")) {
+            job.setSavepointRestoreSettings(SavepointRestoreSettings.forPath(wish("from", ""), Boolean.parseBoolean(wish("allow", "false"))));
+        }
         int code = 3;
         try {
             cluster.submitJob(job).get();
+            if (WISHES.containsKey("checkpoints")) {
+                for (int left = Integer.parseInt(wish("checkpoints", "1")); left > 0; left--) {
+                    EMITTED.acquire(BETWEEN_CHECKPOINTS);
+                    takeCheckpoint(cluster, job);
+                }
+                for (String kind : wish("savepoints", "").split(",")) {
+                    if (!kind.isEmpty()) {
+                        tell("savepoint", cluster.triggerSavepoint(job.getJobID(), wish("savepointdir", ""), false,
+                                SavepointFormatType.valueOf(kind)).get());
+                    }
+                }
+                cluster.cancelJob(job.getJobID()).get();
+                tell("job", job.getJobID());
+                cluster.close();
+                System.out.flush();
+                Runtime.getRuntime().halt(0);
+            }
             JobResult result = cluster.requestJobResult(job.getJobID()).get();
             if (result.isSuccess()) {
                 tell("done");
