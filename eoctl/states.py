@@ -9,6 +9,7 @@ from pathlib import Path
 from eoctl.services import savepoint
 from eoctl.services.resolve import resolve
 from eoctl.services.savepoint_build import SnapshotSource
+from eoctl.services.savepoint_check import whole_source
 from eoctl.services.savepoint_sources import source_at_path, source_of_snapshot
 from formats.ids import PipelineId
 from formats.remap import OperatorMapping
@@ -36,9 +37,9 @@ def opened(
 
 @contextmanager
 def held(store: Store, pipeline: PipelineId, snapshot: str | int | Path) -> Iterator[SnapshotSource]:
-    """As `opened`, to copy it: one of the store is held meanwhile, and every byte of it checked."""
+    """As `opened`, to copy it, every byte of it checked; one of the store is held meanwhile."""
     if isinstance(snapshot, Path):
-        with source_at_path(snapshot) as source:
+        with whole_source(snapshot, (), elapsed=store.ambient.elapsed) as source:
             yield source
     else:
         with savepoint.held_source(store, resolve(store, str(snapshot), pipeline.name)) as source:

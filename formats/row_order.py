@@ -71,5 +71,7 @@ def count_below(batch: pa.RecordBatch, bound: RowKey, *, inclusive: bool = False
 
 def refuse(batch: pa.RecordBatch, index: int, reason: str) -> None:
     key_group, key, namespace, map_key = row_key(batch, index)
-    where = f"key group {key_group}, key {key[:40].hex()}, namespace {namespace[:40].hex()}"
-    raise BadManifestError(f"{reason}: {where}{f', map key {map_key[:40].hex()}' if map_key else ''}")
+    parts = {"key": key, "namespace": namespace, "map key": map_key}
+    where = "".join(f", {name} {part[:40].hex()}" for name, part in parts.items() if part)
+    hint = "whatever wrote it did not keep to docs/formats/sst.md: take another copy, or another snapshot"
+    raise BadManifestError(f"{reason}: key group {key_group}{where}", hint=hint)

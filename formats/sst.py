@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from formats import canonical
 from formats.errors import BadManifestError, CorruptError, TooLargeError
 from formats.file_pool import PooledFile
-from formats.keygroups import KeyGroupRange
+from formats.keygroups import MAX_MAX_PARALLELISM, KeyGroupRange
 from formats.manifest import Count
 from formats.row_order import RowKey, count_below, in_order, neighbours, refuse, row_key, telling
 from formats.state import (
@@ -164,7 +164,13 @@ class SortedTable:
         metadata, groups = self._parquet.metadata, self.head.groups
         if metadata.num_row_groups != len(groups) or self.rows != sum(group.rows for group in groups):
             raise BadManifestError(f"{self._what} has other row groups than its head says")
+        before = 0
         for index, group in enumerate(groups):
+            if not before <= group.key_groups[0] <= group.key_groups[1] < MAX_MAX_PARALLELISM:
+                raise BadManifestError(
+                    f"row group {index} of {self._what} has key groups out of order: {group.key_groups}"
+                )
+            before = group.key_groups[1]
             found = metadata.row_group(index)
             if found.num_rows != group.rows or found.num_columns != metadata.num_columns:
                 raise BadManifestError(f"row group {index} of {self._what} is not as its head says")

@@ -55,7 +55,14 @@ def opened_state(
         from eoctl.cli.foreign import mappings_of  # noqa: PLC0415  (start-up)
         from eoctl.services.foreign import path_of  # noqa: PLC0415  (start-up)
 
-        with source_at_path(path_of(address), mappings_of(map_paths)) as source:
+        where, mappings = path_of(address), mappings_of(map_paths)
+        if held:
+            from eoctl.services.savepoint_check import whole_source  # noqa: PLC0415  (start-up)
+
+            with whole_source(where, mappings, elapsed=invocation.ambient.elapsed) as source:
+                yield source
+            return
+        with source_at_path(where, mappings) as source:
             yield source
         return
     store = invocation.open_store()

@@ -20,8 +20,8 @@ from eoctl.services.savepoint import Wish, create_folder
 from eoctl.services.savepoint_build import SnapshotSource, SourceOperator, check_in_flight, names_of
 from eoctl.services.savepoint_sources import source_of_folder
 from eoctl.services.values import Transactions
-from formats.errors import IncompatibleError, UsageError
-from formats.keygroups import KeyGroupRange, range_of
+from formats.errors import BadManifestError, IncompatibleError, UsageError
+from formats.keygroups import MAX_MAX_PARALLELISM, KeyGroupRange, range_of
 from formats.remap import OperatorMapping, plan_remap
 from formats.rescale import assigned, check_parallelism, part_of, shares
 from formats.savepoint import COORDINATOR, table_name
@@ -147,6 +147,8 @@ def _dealt(
         for table in tables
         if table.schema.kind in {"operator-list", "operator-union"} and not same
     }
+    for table in tables:
+        _check_groups(uid, table, state.max_parallelism)
     for subtask in range(parallelism):
         place = root / folder / str(subtask)
         own = range_of(subtask, parallelism, state.max_parallelism) if state.max_parallelism else None
@@ -193,6 +195,15 @@ def _check(operator: SourceOperator, tables: tuple[StateTable, ...], parallelism
                 f"the key groups of {uid}/{schema.name} are not known, so it stays at {state.parallelism} subtasks"
             )
             raise IncompatibleError(message, hint="leave --parallelism out, or --drop it", operator=uid)
+
+
+def _check_groups(uid: str, table: StateTable, limit: int) -> None:
+    """No row is of a key group that no subtask has. Raises: BadManifestError."""
+    schema = table.schema
+    if schema.keyed and not schema.properties.get("partition") and 0 < limit < MAX_MAX_PARALLELISM:
+        for batch in table.scan(KeyGroupRange(limit, MAX_MAX_PARALLELISM)):
+            message = f"{uid}/{schema.name}: a key in key group {batch['key_group'][0].as_py()}, of {limit}"
+            raise BadManifestError(message, hint="eoctl savepoint verify; restore another snapshot")
 
 
 def _rows_of(

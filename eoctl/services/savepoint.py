@@ -200,15 +200,12 @@ def import_folder(
 
     Raises: ConflictError (the name is taken), CorruptError, BadManifestError, UnsupportedError.
     """
-    from eoctl.services.savepoint_check import check_folder  # noqa: PLC0415
+    from eoctl.services.savepoint_check import refuse_damage  # noqa: PLC0415
 
     _check_free(store, pipeline, name)
     began = store.ambient.elapsed()
     head, source = source_of_folder(folder)
-    found = check_folder(folder, elapsed=store.ambient.elapsed)
-    if found.damaged:
-        first = found.damaged[0]
-        raise CorruptError(f"{folder}/{first.path}: {first.reason}", hint=f"eoctl savepoint verify {folder}")
+    refuse_damage(folder, elapsed=store.ambient.elapsed)
     if head.hash != store.hash:
         head = _rehashed(folder, head, store.hash)
     row = _commit(store, pipeline, name, folder, head, tags, link=False)

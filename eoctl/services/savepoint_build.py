@@ -371,5 +371,6 @@ def within(batches: Iterable[pa.RecordBatch], limit: int, what: str) -> Iterator
     """The batches, none of whose key groups is `limit` or above (0: any may be). Raises: BadManifestError."""
     for batch in batches:
         if limit and len(batch) and (last := batch["key_group"][len(batch) - 1].as_py()) >= limit:
-            raise BadManifestError(f"{what}: a key in key group {last}, of {limit}")
+            hint = "eoctl savepoint verify; take another snapshot"
+            raise BadManifestError(f"{what}: a key in key group {last}, of {limit}", hint=hint)
         yield batch

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from eoctl.engines.flink_files import Place
+from eoctl.engines.flink_paths import Mapping
 from eoctl.services.resolve import Resolved
-from eoctl.services.savepoint_build import within
+from eoctl.services.savepoint_build import SnapshotSource, within
 from eoctl.services.savepoint_records import head_of
-from eoctl.services.savepoint_sources import read_head, source_of_folder
+from eoctl.services.savepoint_sources import read_head, savepoint_at, source_at_path, source_of_folder
 from eoctl.services.savepoint_values import SavepointCheck, SavepointDamage
 from eoctl.services.verify import verify
-from formats.errors import BadManifestError, EoctlError
+from formats.errors import BadManifestError, CorruptError, EoctlError
 from formats.keygroup_columns import misplaced
 from formats.savepoint import SavepointHead, SavepointOperator, SavepointTable, parts_of
 from formats.state import StateTable
@@ -46,6 +49,25 @@ def check_folder(path: Path, *, elapsed: Callable[[], float]) -> SavepointCheck:
         damaged=tuple(SavepointDamage(path=place, reason=reason) for place, reason in sorted(damaged.items())),
         seconds=elapsed() - began,
     )
+
+
+def refuse_damage(path: Path, *, elapsed: Callable[[], float]) -> None:
+    """The folder is whole. Raises: CorruptError; what reading the head raises."""
+    if damaged := check_folder(path, elapsed=elapsed).damaged:
+        message = f"{path}/{damaged[0].path}: {damaged[0].reason}"
+        raise CorruptError(message, hint=f"eoctl savepoint verify {path}; take another copy, or another snapshot")
+
+
+@contextmanager
+def whole_source(
+    path: Path | Place, mappings: tuple[Mapping, ...], *, elapsed: Callable[[], float]
+) -> Iterator[SnapshotSource]:
+    """As `source_at_path`; of a savepoint's folder every byte and every row is checked first."""
+    folder = savepoint_at(path)
+    if folder is not None:
+        refuse_damage(folder, elapsed=elapsed)
+    with source_at_path(path, mappings) as source:
+        yield source
 
 
 def check_in_store(store: Store, resolved: Resolved) -> SavepointCheck:

@@ -247,11 +247,18 @@ def _folder_tables(path: Path, names: frozenset[str], state: OperatorState) -> t
 @contextmanager
 def source_at_path(path: Path | Place, mappings: tuple[Mapping, ...] = ()) -> Iterator[SnapshotSource]:
     """A snapshot as it lies at a path: a savepoint's folder, or a snapshot of Flink. Raises: as the two of them."""
-    place = place_at(path)
-    if place.files.is_local and (Path(place.text) / HEAD_NAME).is_file():
-        yield source_of_folder(Path(place.text))[1]
+    folder = savepoint_at(path)
+    if folder is not None:
+        yield source_of_folder(folder)[1]
         return
     from eoctl.services.savepoint_flink import source_of_flink  # noqa: PLC0415  (start-up)
 
     with source_of_flink(path, mappings) as source:
         yield source
+
+
+def savepoint_at(path: Path | Place) -> Path | None:
+    """The folder, if a savepoint lies there."""
+    place = place_at(path)
+    is_savepoint = place.files.is_local and (Path(place.text) / HEAD_NAME).is_file()
+    return Path(place.text) if is_savepoint else None

@@ -256,6 +256,9 @@ def test_a_damaged_folder_is_told_and_not_taken_in(
     done = eoctl("savepoint", "import", "./out", "--name", "x", "-p", "new")
     assert (done.code, done.out) == (taken_in, "")
     assert error in done.err
+    done = eoctl("restore", "./out", "--to", "dealt", "--parallelism", "3")
+    assert (done.code, done.out) == (taken_in, "")
+    assert not Path("dealt").exists()
     assert eoctl.ok("savepoint", "list", "-q").out == ""
 
 
@@ -273,6 +276,11 @@ def test_keys_outside_of_their_key_group_are_found(eoctl_with_state: CommandLine
     done = eoctl("savepoint", "verify", "./out")
     assert done.code == 3
     assert error in done.out
+    for words in (("savepoint", "create", "./out", "--to", "copy"), ("restore", "./out", "--to", "copy")):
+        done = eoctl(*words)
+        assert (done.code, done.out) == (13, "")
+        assert error in done.err
+        assert not Path("copy").exists()
 
 
 def forge(folder: Path, rows: list[Row]) -> None:

@@ -211,3 +211,15 @@ def test_a_head_that_counts_other_rows_is_refused(count):
 def head_that_counts(*rows: int) -> bytes:
     groups = tuple(sst.RowGroup(rows=count, key_groups=(0, 0), keys=(b"", b"")) for count in rows)
     return canonical.encode(sst.TableHead(format="eoctl.table", version=1, schema=SCHEMA, groups=groups))
+
+
+@pytest.mark.parametrize("key_groups", [(3, 1), (0, 1 << 15)])
+def test_a_head_of_impossible_key_groups_is_refused(key_groups: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    group = sst.RowGroup(rows=1, key_groups=key_groups, keys=(b"", b""))
+    head = sst.TableHead(format="eoctl.table", version=1, schema=SCHEMA, groups=(group,))
+    with pq.ParquetWriter(file, row_schema(), store_schema=False) as writer:
+        writer.add_key_value_metadata({sst.METADATA_KEY: canonical.encode(head)})
+        writer.write_batch(batch_of([(0, b"k", b"", b"", b"")]))
+    with pytest.raises(BadManifestError, match="key groups out of order"):
+        SortedTable(file)
