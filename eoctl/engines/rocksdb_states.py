@@ -2,7 +2,8 @@
 
 Where the directory holds just the tables that MANIFEST names, and its logs are empty, the tables are read directly
 (formats/rocksdb_sst.py). Else RocksDB itself reads, through a handle that writes nothing. What a foreign application
-means by its bytes is not known here, nor key groups: a row's key group is the subtask, its key the whole key.
+means by its bytes is not known here, nor key groups: a row's key group is the subtask, its key the whole key. What the
+runtime means by them is (rocksdb_keyed.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct
 
+from eoctl.engines.rocksdb_keyed import is_of_the_runtime, keyed_tables
 from eoctl.engines.rocksdb_manifest import read_version
 from eoctl.engines.states import FolderOf
 from formats.errors import CorruptError, UnsupportedError
@@ -54,6 +56,9 @@ class RocksdbTable(Struct, frozen=True, kw_only=True):
 
 def rocksdb_tables(operator: OperatorState, folder_of: FolderOf) -> tuple[StateTable, ...]:
     """A state for each column family that has rows in any subtask, or is not the default one."""
+    if is_of_the_runtime(operator):
+        kept = [subtask for subtask in operator.subtasks if subtask.files]
+        return keyed_tables(operator, {one.index: _families(folder_of(operator, one)) for one in kept})
     found: dict[str, list[tuple[int, Pairs]]] = {}
     for subtask in sorted(operator.subtasks, key=lambda subtask: subtask.index):
         for family, pairs in _families(folder_of(operator, subtask)).items():

@@ -31,6 +31,8 @@ from storage.blobs import Blobs
 from storage.edits import fenced
 from storage.extract import Extraction
 
+SORTED_TABLES = "eoctl"  # the engine of savepoints and of the heap backend
+
 
 class Choice(Struct, frozen=True, kw_only=True):
     """Which snapshot, and what is allowed. `remap`: uid in the snapshot -> uid in the graph."""
@@ -203,10 +205,11 @@ def _concerns(ours: KeyGroupRange | None, theirs: tuple[int, int] | None) -> boo
 
 
 def _check_engine(backend: StateBackend, state: OperatorState) -> None:
-    if any(one.files for one in state.subtasks) and state.engine.kind != backend.engine.kind:
+    kinds = {backend.engine.kind, SORTED_TABLES}  # which every backend reads
+    if any(one.files for one in state.subtasks) and state.engine.kind not in kinds:
         raise IncompatibleError(
             f"the state of {state.uid} is of {state.engine.kind}, and is to be restored into {backend.engine.kind}",
-            hint="choose the state backend that it was saved with",
+            hint="choose the state backend that it was saved with, or go on from a savepoint of it",
         )
 
 

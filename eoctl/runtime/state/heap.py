@@ -144,20 +144,21 @@ class HeapState:
         if known is not None:
             return known
         table = self._tables[spec.name] = HeapTable(spec)
-        restored = self._restored.pop(spec.name, [])
-        for one in restored:
-            self._check(spec, one)
-        rows = merge_batches(
-            [self._rows(spec, one) for one in restored],
-            keep_tombstones=False,
-        )
-        _load(table, rows)
+        restored = self._restored.get(spec.name, [])
+        _load(table, self.restored_rows(spec))
         foreign = any(one.tables[0].schema.value != spec.value for one in restored)
         if foreign:  # no table of ours goes on top of one of Flink's
             self.files.pop(spec.name, None)
         if restored and (foreign or not self._adopted):
             table.everything_changed()
         return table
+
+    def restored_rows(self, spec: StateSpec) -> Iterator[pa.RecordBatch]:
+        """What was restored of the state, in the order of its keys; once. Raises: IncompatibleError."""
+        restored = self._restored.pop(spec.name, [])
+        for one in restored:
+            self._check(spec, one)
+        return merge_batches([self._rows(spec, one) for one in restored], keep_tombstones=False)
 
     def unclaimed(self) -> tuple[str, ...]:
         return tuple(sorted(self._restored))

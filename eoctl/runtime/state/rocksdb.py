@@ -2,7 +2,8 @@
 
 One database for each subtask, one column family for each state. A key is Flink's: key group (2 bytes, big-endian), key,
 namespace, map key; so Flink's tools and ours read it. Freezing flushes and hard-links; nothing is copied, and what the
-store has already is not uploaded again. Needs rocksdict.
+store has already is not uploaded again. Sorted tables, of a savepoint or of the heap backend, are read into it. Needs
+rocksdict.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, TypeAlias
 from eoctl.runtime.keys import KeyGroups
 from eoctl.runtime.state.backend import OldState, StateSpec, TableFile, View
 from eoctl.runtime.state.columns import time_bytes, time_of
+from eoctl.runtime.state.heap import HeapState
 from eoctl.runtime.state.serializers import serializer
 from formats.errors import IncompatibleError
 from formats.keygroups import KeyGroupRange
-from formats.manifest import Engine, StateInfo
+from formats.manifest import Engine, StateFile, StateInfo
 
 Rdict: TypeAlias = Any  # of rocksdict, an extra, whose keys and values are of any type
 
@@ -139,6 +141,7 @@ class RocksState:
         self._number = self._written = 0
         self._tables: dict[str, RocksTable] = {}
         self._opened: Rdict | None = None
+        self._sorted = HeapState(directory, max_parallelism, prefix)
 
     @property
     def _database(self) -> Rdict:
@@ -147,8 +150,11 @@ class RocksState:
         return self._opened
 
     def load(self, old: Iterable[OldState], key_groups: KeyGroupRange | None) -> None:
+        old = list(old)
+        sorted_tables = [OldState(one.folder, tuple(filter(_is_sorted, one.files)), in_place=False) for one in old]
+        self._sorted.load(sorted_tables, key_groups)
         for number, one in enumerate(old):
-            names = [file.name for file in one.files if file.role == "keyed"]
+            names = [file.name for file in one.files if file.role == "keyed" and not _is_sorted(file)]
             if not names:
                 continue
             path = self.directory / "db" if one.in_place else self.directory / f"old-{number}"
@@ -184,13 +190,18 @@ class RocksState:
                     f"state {spec.name!r} was saved as {known.decode()}, and is now declared as {declared.decode()}"
                 )
                 raise IncompatibleError(message, hint="give the new form another name, or the old type back")
-            self._tables[spec.name] = RocksTable(spec, self._family(spec.name), self._groups)
+            family = self._family(spec.name)
+            for batch in self._sorted.restored_rows(spec):
+                columns = (batch[name].to_pylist() for name in ("key_group", "key", "namespace", "map_key", "value"))
+                for group, key, namespace, map_key, value in zip(*columns, strict=True):
+                    family[group.to_bytes(GROUP_BYTES, "big") + key + namespace + map_key] = value
+            self._tables[spec.name] = RocksTable(spec, family, self._groups)
             self._database[f"{_SPEC}{spec.name}".encode()] = declared
         return self._tables[spec.name]
 
     def unclaimed(self) -> tuple[str, ...]:
         names = [] if self._opened is None and not (self.directory / "db").is_dir() else _names(self._database)
-        return tuple(sorted(set(names) - set(self._tables)))
+        return tuple(sorted({*names, *self._sorted.unclaimed()} - set(self._tables)))
 
     def freeze(self) -> RocksFrozen:
         from rocksdict import Checkpoint  # noqa: PLC0415  (an extra)
@@ -240,6 +251,10 @@ class RocksFrozen:
     def write(self) -> tuple[TableFile, ...]:
         self._state.wrote(self._number)
         return self._files
+
+
+def _is_sorted(file: StateFile) -> bool:
+    return file.name.endswith(".parquet")
 
 
 def _options() -> Any:  # noqa: ANN401  (rocksdict is an extra)
