@@ -15,7 +15,7 @@ import random
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
-from email.message import EmailMessage
+from email.mime.text import MIMEText
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,10 @@ def outbox(folder: Path) -> DeferredEffects:
 
     def send(key: str, invoice: tuple[str, str, int, int, int, int]) -> None:
         _, customer, start, _, units, cents = invoice
-        mail = EmailMessage()
+        mail = MIMEText(f"{units} units, {cents / 100:.2f} EUR\n", "plain", "us-ascii")
         mail["Message-ID"] = f"<{key}@billing.example>"
         mail["To"] = f"{customer}@example.com"
         mail["Subject"] = f"Your invoice for {datetime.fromtimestamp(start / 1000, UTC):%Y-%m-%d %H:00}"
-        mail.set_content(f"{units} units, {cents / 100:.2f} EUR\n")
         path, writing = folder / f"{key}.eml", folder / f".{key}.{os.getpid()}"
         if path.exists():
             return

@@ -65,8 +65,14 @@ class Windowed:
             self._table.touched(window, counts)
             return
         initial, add = self._aggregate.initial, self._aggregate.add
-        for key, value in zip(keys, values, strict=True):
-            view[key] = add(view.get(key, initial), value)
+        if isinstance(view, dict):
+            for key, value in zip(keys, values, strict=True):
+                view[key] = add(view.get(key, initial), value)
+        else:  # each look costs: once for each key of a batch
+            found: dict[Any, Any] = {}
+            for key, value in zip(keys, values, strict=True):
+                found[key] = add(found[key] if key in found else view.get(key, initial), value)
+            view.update(found)
         self._table.touched(window, keys)
 
     def advance(self, time: int) -> Batch | None:
