@@ -180,6 +180,7 @@ def test_records_are_committed_once_or_aborted(kafka: Kafka, topics: Topics, hel
     assert list(committer.abort_others(frozenset({second.id}))) == [f"eoctl//{topic}/ledger/1-0-2"]
     assert list(committer.abort_others(frozenset())) == [f"eoctl//{topic}/ledger/1-0-1"]
     assert list(committer.abort_others(frozenset())) == []
+    assert committer.visible_after(4) == (), "what was aborted is not visible"
     committer.commit(permit(4), first)
     with pytest.raises(CorruptError, match="a recovery that did not hold it has aborted it; 1 records"):
         committer.commit(permit(5), second)
@@ -468,8 +469,8 @@ def three_of_each(topic: str, count: int) -> list[list[Any]]:
 # Pipelines.
 
 
-def counting(kafka: Kafka, inputs: str, output: str, parallelism: int = 2) -> Pipeline:
-    pipeline = Pipeline("counting", parallelism=parallelism, options=Options(interval=0.02, batch_size=25))
+def counting(kafka: Kafka, inputs: str, output: str, parallelism: int = 2, name: str = "counting") -> Pipeline:
+    pipeline = Pipeline(name, parallelism=parallelism, options=Options(interval=0.02, batch_size=25))
     records = pipeline.source("records", KafkaTopic(bootstrap=kafka.bootstrap, topic=inputs))
     records.key_by(lambda number: number % KEYS, type="long").count("count").sink("out", ledger(kafka, output))
     return pipeline
@@ -496,6 +497,31 @@ def test_a_pipeline_reads_on_at_another_parallelism(kafka: Kafka, topics: Topics
         assert finished.records == 300
         assert sorted(topics.committed(output)) == counts(done)
     assert "Ongoing" not in states(kafka, "counting")
+
+
+@pytest.mark.parametrize("parallelism", [1, 3])
+def test_recovery_commits_what_the_checkpoint_holds_and_aborts_the_rest(
+    kafka: Kafka, topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallelism: int
+) -> None:
+    inputs, output = topics.new("in", 2), topics.new("out", 2)
+    store = local_store(tmp_path)
+    for partition in range(2):
+        topics.fill(inputs, [b"%d" % number for number in range(partition, 600, 2)], partition)
+
+    def crash(*_: object) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaCommitter, "commit", crash)
+        patch.setattr(KafkaWriter, "close", lambda writer: writer._wire.close())
+        with pytest.raises(CrashError):
+            run(store, counting(kafka, inputs, output, name=output), Request(directory=tmp_path / "w"))
+    rows = list_transactions(store, resolve(store, f"{output}@latest"))
+    assert {(row.sink, row.state) for row in rows} == {("out", "pending")}
+    assert topics.committed(output) == []
+    run(store, counting(kafka, inputs, output, parallelism, output), Request(directory=tmp_path / "w"))
+    assert sorted(topics.committed(output)) == counts(600)
+    assert "Ongoing" not in states(kafka, output)
 
 
 def test_a_crash_of_the_broker_is_waited_out_by_a_sink_and_told_by_a_source(
