@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
+from eoctl import Files, Pipeline, ValueState, json_lines
 from eoctl.cli.main import main
 from eoctl.engines.flink import open_snapshot
+from eoctl.runtime.pipeline import Options
+from eoctl.runtime.run import Request, run
+from eoctl.services.savepoint_sources import source_of_snapshot
+from eoctl.services.state import Filter, find_state, scan
 from formats.errors import IncompatibleError
+from formats.state_text import RowText
 from tests.support.flink import JOB, unpack
 from tests.support.flink_oracle import Oracle, totals
+from tests.support.places import local_store
+from tests.support.stores import at
 
 CANNOT_MAP = "Cannot map checkpoint/savepoint state for operator"
 MISSING = "FileNotFoundException"
@@ -275,3 +283,30 @@ def test_a_savepoint_of_flink_goes_on_in_a_pipeline_of_ours(
         for user, total in sums.items()
     }  # fmt: skip
     assert sorted(told) == sorted(totals(range(8000)))
+
+
+def test_timers_of_ours_are_registered_in_flink(flink: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "numbers.jsonl").write_text("".join(f'{{"n": {number}}}\n' for number in range(20_000)))
+    pipeline = Pipeline("shop", options=Options(interval=0.0, batch_size=32))
+
+    def remind(context: Any, record: Any) -> None:
+        context.state("total").set(context.state("total").get(0) + record["n"])
+        context.set_timer(4 * 10**12 + record["n"])
+
+    users = pipeline.source("numbers", json_lines("in/*.jsonl")).key_by(
+        lambda record: f"user-{record['n'] % 211}", type="string"
+    )
+    users.process("order-totals", remind, states=[ValueState("total", "long")]).sink("out", Files("out"))
+    store, rounds = local_store(tmp_path), iter([False] * 2)
+    run(store, pipeline, Request(directory=tmp_path / "work", stop=lambda: next(rounds, True)))
+    monkeypatch.setenv("EOCTL_STORE", store.place.url)
+    eoctl("flink", "export", "shop@latest", "--to", tmp_path / "to")
+    with source_of_snapshot(store, at(store, "shop@latest")) as source:
+        operator, table = find_state(source, "order-totals", "_timer_state/event_user-timers")
+        text = RowText(table.schema)
+        ours = [row for batch in scan(operator, table, Filter()) for row in text.rows(batch)]
+    assert len(ours) > 30
+    told = flink.ask(tmp_path / "to", backend="hashmap").told["timer"]
+    assert sorted(told) == sorted(("event", str(row["key"]), str(row["map_key"])) for row in ours)
