@@ -13,8 +13,9 @@ from math import ceil, floor, log10
 from msgspec import Struct
 
 WIDTH, HEIGHT = 560, 230
-LEFT, RIGHT, TOP, BOTTOM = 74, 12, 14, 30
-_KIB = 1024
+LEFT, RIGHT, TOP, BOTTOM = 86, 12, 26, 30
+BYTE_UNITS = tuple(1024.0**power for power in range(6))
+SPAN_UNITS = (1.0, 60.0, 3600.0, 86_400.0)
 _TICKS = 4
 _BAR_MOST = 26.0
 
@@ -30,10 +31,18 @@ class Series(Struct, frozen=True):
 Format = Callable[[float], str]
 
 
-def lines(times: Sequence[float], series: Sequence[Series], form: Format, *, label: str, limit: float | None) -> str:
+def lines(
+    times: Sequence[float],
+    series: Sequence[Series],
+    form: Format,
+    *,
+    label: str,
+    limit: float | None,
+    units: Sequence[float] = BYTE_UNITS,
+) -> str:
     """Values over time; `limit` is a dashed line. Times are seconds since 1970, ascending."""
     top = max([value for one in series for value in one.values if value is not None] + [limit or 0.0])
-    frame = _Frame(times, top, form)
+    frame = _Frame(times, top, form, units)
     parts = frame.axes()
     if limit is not None:
         y = frame.y(limit)
@@ -54,7 +63,7 @@ def lines(times: Sequence[float], series: Sequence[Series], form: Format, *, lab
 def stacks(times: Sequence[float], series: Sequence[Series], form: Format, *, label: str) -> str:
     """One bar for each point of time, the first series at the bottom."""
     totals = [sum(one.values[i] or 0.0 for one in series) for i in range(len(times))]
-    frame = _Frame(times, max(totals, default=0.0), form, even=True)
+    frame = _Frame(times, max(totals, default=0.0), form, BYTE_UNITS, even=True)
     width = min(_BAR_MOST, 0.8 * (WIDTH - LEFT - RIGHT) / max(1, len(times)))
     parts = frame.axes()
     for i in range(len(times)):
@@ -76,9 +85,11 @@ def stacks(times: Sequence[float], series: Sequence[Series], form: Format, *, la
 class _Frame:
     """Where a point of time and a value lie; `even`: points lie apart by their number, not by their time."""
 
-    def __init__(self, times: Sequence[float], top: float, form: Format, *, even: bool = False) -> None:
+    def __init__(
+        self, times: Sequence[float], top: float, form: Format, units: Sequence[float], *, even: bool = False
+    ) -> None:
         self._times, self._form, self._even = times, form, even
-        self._step = _nice(top / _TICKS) if top > 0 else 1.0
+        self._step = _nice(top / _TICKS, units) if top > 0 else 1.0
         self._top = self._step * max(1, ceil(top / self._step - 1e-9))
 
     def x(self, index: int) -> float:
@@ -107,11 +118,9 @@ class _Frame:
         return parts
 
 
-def _nice(step: float) -> float:
-    """The next of 1, 2, 5 times a power of ten, in the unit of 1024 that fits bytes."""
-    unit = 1.0
-    while step / unit >= _KIB:
-        unit *= _KIB
+def _nice(step: float, units: Sequence[float]) -> float:
+    """The next of 1, 2, 5 times a power of ten, in the largest unit that fits."""
+    unit = max((unit for unit in units if unit <= step), default=units[0])
     power = 10.0 ** floor(log10(step / unit))
     return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step / unit * (1 - 1e-9)) * unit)
 

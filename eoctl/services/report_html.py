@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from html import escape
 
-from eoctl.services.charts import Series, lines, stacks
+from eoctl.services.charts import SPAN_UNITS, Series, lines, stacks
 from eoctl.services.report_values import Report, ReportRow
 from eoctl.version import VERSION
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6")
 _OTHERS = "others"
+NEAR = 0.1  # of the timeout
 _TEXTS = {"OPERATOR", "CHECKPOINT", "SNAPSHOT", "KIND", "STATUS", "CREATED"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _CSS = """
@@ -69,8 +70,8 @@ def render_html(report: Report) -> str:
         f"<title>{title}</title>\n<style>{_CSS}</style>\n</head>\n<body>",
         f"<h1>{title}</h1>",
         (
-            f"<p>{len(rows)} snapshots, {escape(rows[0].created_at)} to {escape(rows[-1].created_at)}. "
-            f"Made {escape(report.made_at)} by eoctl {VERSION}.</p>"
+            f"<p>{len(rows)} snapshots, {_moment(rows[0].created_at)} to {_moment(rows[-1].created_at)} UTC. "
+            f"Made {_moment(report.made_at)} UTC by eoctl {VERSION}.</p>"
         ),
         _tiles(report),
         '<div class="grid2">',
@@ -79,9 +80,7 @@ def render_html(report: Report) -> str:
         _card("Stored bytes, shared or not", stacks(times, sharing, _bytes, label="sharing"), sharing),
     ]
     if any(value is not None for value in durations.values):
-        chart = lines(times, (durations,), _span, label="duration over time", limit=report.timeout_seconds)
-        key = "Duration" + ("" if report.timeout_seconds is None else ", and the timeout")
-        parts.append(_card(key, chart, ()))
+        parts.append(_duration_card(times, durations, report.timeout_seconds))
     parts += [
         "</div>",
         _operator_table(report),
@@ -90,6 +89,15 @@ def render_html(report: Report) -> str:
         "</body>\n</html>\n",
     ]
     return "\n".join(parts)
+
+
+def _duration_card(times: Sequence[float], durations: Series, timeout: float | None) -> str:
+    """With the timeout as a line where it is near: elsewhere it would press everything down to nothing."""
+    longest = max(value for value in durations.values if value is not None)
+    near = timeout if timeout is not None and longest >= NEAR * timeout else None
+    title = "Duration" if timeout is None else f"Duration; the timeout is {_span(timeout)}"
+    chart = lines(times, (durations,), _span, label="duration over time", limit=near, units=SPAN_UNITS)
+    return _card(title, chart, ())
 
 
 def _tiles(report: Report) -> str:
@@ -115,6 +123,7 @@ def _operator_series(rows: Sequence[ReportRow], names: Sequence[str]) -> tuple[S
     known = list(names)
     for row in rows:
         known += [name for name in row.operators if name not in known]
+    known = [name for name in known if any(row.operators.get(name, 0) for row in rows)]
     shown = known if len(known) <= len(COLOURS) else known[: len(COLOURS) - 1]
     series = [
         Series(name, colour, tuple(float(row.operators.get(name, 0)) for row in rows))
@@ -218,6 +227,10 @@ def _span(seconds: float) -> str:
             value = seconds / size
             return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
     return f"{seconds / 86_400:.1f} d"
+
+
+def _moment(time: str) -> str:
+    return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M:%S}"
 
 
 def _seconds(time: str) -> float:

@@ -39,6 +39,10 @@ document.querySelector("iframe").onload = (event) => {
     beyond: all.filter((one) => !inside(one) && one.getBoundingClientRect().right > view.innerWidth + 1)
       .map((one) => one.outerHTML.slice(0, 80)),
     small: shown.filter((one) => one.getBoundingClientRect().height < LEAST).map((one) => one.outerHTML.slice(0, 80)),
+    cut: [...page.querySelectorAll("svg text")].filter((one) => {
+      const text = one.getBoundingClientRect(), svg = one.closest("svg").getBoundingClientRect();
+      return text.left < svg.left || text.right > svg.right || text.top < svg.top || text.bottom > svg.bottom + 1;
+    }).map((one) => one.outerHTML.slice(0, 80)),
     resources: view.performance.getEntriesByType("resource").map((one) => one.name),
     text: page.body.innerText,
   });
@@ -138,6 +142,7 @@ def test_the_report_is_readable_asks_for_nothing_and_says_what_the_document_says
     assert found["scrollWidth"] <= width, found["beyond"]
     assert found["beyond"] == []
     assert found["small"] == []
+    assert found["cut"] == []
     assert "billing: snapshots up to" in found["text"]
     page = Page(found["html"])
     newest = document["snapshots"][-1]
