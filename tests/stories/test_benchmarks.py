@@ -26,3 +26,9 @@ def test_the_costs_of_guarantees_are_measured() -> None:
     assert unaligned[0] < aligned[0] / 3, "steps of a checkpoint"
     assert (aligned[2], unaligned[2] > 0) == (0, True), "bytes in flight"
     assert {"two phases (files)", "upserts (SQLite)"} <= rows.keys()
+
+
+def test_the_billing_example_is_measured_and_exact() -> None:
+    rows = {row[0]: row[1:] for row in rows_of("billing")}
+    assert {"30 s", "0.2 s"} <= rows.keys()
+    assert rows["30 s"][4] == rows["0.2 s"][4] == "2,000", "invoices"
