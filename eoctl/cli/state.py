@@ -18,10 +18,11 @@ from eoctl.cli.quantities import human_bytes, plural
 from eoctl.cli.state_sources import Operator, Scratch, State, StateSnapshot, opened_state
 from eoctl.cli.state_tables import diff_lines, row_table, state_columns, word
 from eoctl.cli.table import Column
+from formats.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from eoctl.services.savepoint_build import SourceOperator
-    from eoctl.services.state import ChangedRow, Filter
+    from eoctl.services.state import ChangedRow, Filter, StateCount
     from formats.keygroups import KeyGroupRange
     from formats.state import StateTable
     from formats.state_text import Row
@@ -197,7 +198,8 @@ def count(
 ) -> None:
     """Count the rows, keys and bytes of states.
 
-    Of all states, or of those of an operator or a name. BYTES are those of keys and values as they are serialized.
+    Of all states, or of those of an operator or a name. BYTES are those of keys and values as they are serialized. One
+    that cannot be read is an error, after the others were counted.
 
     Example:
         eoctl state count orders@latest
@@ -224,7 +226,15 @@ def count(
         ]
         if not chosen:
             chosen = [find_state(source, operator, state)]
-        rows = [count_rows(holder, table, _filter(table, None, key_groups, prefix)) for holder, table in chosen]
+        rows: list[StateCount] = []
+        unreadable: list[UnsupportedError] = []
+        for holder, table in chosen:
+            try:
+                rows.append(count_rows(holder, table, _filter(table, None, key_groups, prefix)))
+            except UnsupportedError as error:
+                unreadable.append(error)
+        if not rows and unreadable:
+            raise unreadable[0]
         columns = [
             Column(title="OPERATOR", cells=[row.operator for row in rows], least=8),
             Column(title="STATE", cells=[row.name for row in rows], least=8),
@@ -240,6 +250,10 @@ def count(
             rows="states",
             brief=lambda: (str(row.rows) for row in rows),
         )
+    for other in unreadable[1:]:
+        invocation.out.notice(other.message)
+    if unreadable:
+        raise unreadable[0]
 
 
 @app.command("export")

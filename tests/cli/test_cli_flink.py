@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -512,3 +513,16 @@ def test_a_difference_names_no_namespace_where_there_is_none(eoctl: CommandLine,
     told = eoctl("state", "diff", job / "chk-7", job / "chk-8", "--operator", "order-totals", "--state", "per-item").out
     assert "user-79 item-2" in told
     assert "null" not in told
+
+
+@pytest.mark.slow
+def test_a_state_of_kryo_keeps_only_itself_from_being_counted(eoctl: CommandLine, tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parents[1] / "golden" / "flink-zoo" / "zoo.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    snapshots = sorted((tmp_path / "z-snappy" / "savepoints").iterdir())
+    done = [eoctl("state", "count", snapshot, "--json") for snapshot in snapshots]
+    assert sorted(each.code for each in done) == [0, 14]  # canonical, and of the HashMap backend
+    counted = {each.code: {row["name"]: row["rows"] for row in json.loads(each.out)["states"]} for each in done}
+    assert counted[0].pop("strange") == 10
+    assert counted[14] == counted[0]
+    assert "'strange' holds opaque<Zoo$Strange>" in next(each.err for each in done if each.code == 14)
