@@ -16,6 +16,7 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from email.mime.text import MIMEText
+from email.policy import compat32
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ HOUR = 3_600_000
 PARTITIONS = 3
 DELAY = 60_000  # milliseconds that an event may be late within its partition
 CENTS_PER_UNIT = 3
+UNFOLDED = compat32.clone(max_line_length=0)  # a header is one line
 
 INVOICE = ("id", "customer", "window_start", "window_end", "units", "cents")
 LEDGER = ("invoice", "customer", "cents")
@@ -63,7 +65,7 @@ def outbox(folder: Path) -> DeferredEffects:
 
     def send(key: str, invoice: tuple[str, str, int, int, int, int]) -> None:
         _, customer, start, _, units, cents = invoice
-        mail = MIMEText(f"{units} units, {cents / 100:.2f} EUR\n", "plain", "us-ascii")
+        mail = MIMEText(f"{units} units, {cents / 100:.2f} EUR\n", "plain", "us-ascii", policy=UNFOLDED)
         mail["Message-ID"] = f"<{key}@billing.example>"
         mail["To"] = f"{customer}@example.com"
         mail["Subject"] = f"Your invoice for {datetime.fromtimestamp(start / 1000, UTC):%Y-%m-%d %H:00}"

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -46,7 +46,7 @@ def events_in(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
-def expected(events: list[dict[str, Any]]) -> list[Invoice]:
+def expected(events: Iterable[dict[str, Any]]) -> list[Invoice]:
     """What these events cost, counted without a pipeline."""
     usage: Counter[tuple[str, int]] = Counter()
     for event in events:
