@@ -2,8 +2,9 @@
 
     s3://BUCKET/PREFIX/JOB/chk-7?endpoint_url=...&region=...     options as of a store's URL
 
-`s3a:` and `s3p:` are what Flink's two plugins may be called by: the same bucket. What lies below a root is listed once;
-a file that is looked at by itself costs one request, the ninth of a folder lists the folder.
+`s3a:` and `s3p:` are what Flink's two plugins may be called by: the same bucket. What lies below a root is listed once,
+unless it is more than 100,000 files: then folder by folder, as far as it is asked for. A file that is looked at by
+itself costs one request, the ninth of a folder lists the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from storage.backend import KeyAbsentError
 from storage.backends.s3_client import Limits, Reply, S3Client
 from storage.backends.s3_url import Location, parse_location
 
+KNOWN_FILES = 100_000  # below a root, that are kept in mind together
 LOOKS = 8  # at single files of a folder, before it is listed
 TAILS = 64  # of tables that are opened more than once
 
@@ -52,6 +54,7 @@ class S3Files:
         self._root = f"s3://{location.bucket}"
         self._folders: dict[str, dict[str, Found]] = {}  # as listed: all that lies in them
         self._known: set[str] = set()  # below which everything is listed
+        self._large: set[str] = set()  # below which there is too much for that
         self._looks: dict[str, int] = {}
         self._tails: OrderedDict[str, Tail] = OrderedDict()
 
@@ -103,14 +106,25 @@ class S3Files:
 
     def below(self, folder: str) -> Iterator[tuple[str, Found]]:
         self.know(folder)
-        yield from self._below(folder)
-
-    def know(self, folder: str) -> None:
         if self._is_known(folder):
+            yield from self._below(folder)
             return
         for page in self._pages(folder):
-            for item in page.get("Contents", ()):
-                self._remember(folder, *self._file(item))
+            for name, found in map(self._file, page.get("Contents", ())):
+                if found.name and "//" not in self._key(name):
+                    yield name, found
+
+    def know(self, folder: str) -> None:
+        if self._is_known(folder) or folder in self._large:
+            return
+        files: list[tuple[str, Found]] = []
+        for page in self._pages(folder):
+            files += map(self._file, page.get("Contents", ()))
+            if len(files) > KNOWN_FILES:
+                self._large.add(folder)
+                return
+        for name, found in files:
+            self._remember(folder, name, found)
         self._known.add(folder)
 
     def afresh(self) -> S3Files:

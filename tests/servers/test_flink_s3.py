@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from eoctl.cli.main import main
+from eoctl.engines import flink_s3
 from eoctl.engines.flink import open_snapshot
 from eoctl.engines.flink_s3 import s3_place
 from eoctl.engines.flink_s3_reader import MOST_BYTES, TAIL_BYTES
@@ -135,6 +136,20 @@ def test_a_command_answers_as_on_disk_by_few_requests(bucket: Bucket, ask: Asked
         .replace(bucket.address()[len(f"flink:s3://{bucket.name}/flink") :], "")
     )
     assert same(json.loads(addresses), f"s3://{bucket.name}/flink", bucket.local) == expected
+
+
+@pytest.mark.parametrize("command", ["list", "full", "orphans", "can-delete"])
+def test_of_a_large_root_no_more_is_listed_than_is_asked_for(
+    bucket: Bucket, ask: Asked, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def answer() -> Any:
+        places = {"ROOT": bucket.address(), "CHK-3": bucket.address(f"/{JOB}/chk-3")}
+        return same(ask(*(places.get(word, word) for word in COMMANDS[command][0])), "nothing", bucket.local)
+
+    expected = answer()
+    monkeypatch.setattr(flink_s3, "KNOWN_FILES", 10)
+    assert answer() == expected
+    assert ask.requests["LIST"] > COMMANDS[command][1]["LIST"]
 
 
 def test_flinks_other_names_of_a_bucket_are_the_same_bucket(spoilt: Bucket, ask: Asked) -> None:
