@@ -77,6 +77,10 @@ class Files(Protocol):
         """The same, with nothing known of it."""
         ...
 
+    def reached(self, place: Place) -> Place:
+        """The place, where nothing says how to get there: as to this one."""
+        ...
+
     def content(self, name: str, limit: int) -> Content | None:
         """A file of at most that many bytes; None: there is none. Raises: TooLargeError."""
         ...
@@ -148,6 +152,9 @@ class LocalFiles(Struct, frozen=True):
 
     def afresh(self) -> Files:
         return self
+
+    def reached(self, place: Place) -> Place:
+        return place
 
     def content(self, name: str, limit: int) -> Content | None:
         if not os.path.isfile(name):  # noqa: PTH113  (a text)

@@ -196,7 +196,7 @@ def paths_of(folder: Path | Place, mappings: tuple[Mapping, ...] = (), root: Roo
     elif root is not None:  # several may have a folder of that job: the nearest is meant
         nearest = sorted(root.homes, key=lambda home: -len(os.path.commonpath([home, real.text])))
         root = Root(path=root.path, homes=tuple(nearest), named=True)
-    real_mappings = tuple(Mapping(each.old, each.place.real()) for each in mappings)
+    real_mappings = tuple(Mapping(each.old, real.files.reached(each.place.real())) for each in mappings)
     return Paths(folder=real, root=root, mappings=real_mappings)
 
 

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, cast
 
+from msgspec.structs import replace
+
 from eoctl.engines.flink_files import Content, Found, Place
 from eoctl.engines.flink_s3_reader import RangeReader, Tail, whole_body
 from formats.errors import TooLargeError, UnsafeBackendError, UsageError
@@ -50,7 +52,7 @@ class S3Files:
     """One bucket. What was listed is kept; another process lists for itself."""
 
     def __init__(self, location: Location) -> None:
-        self._location = location
+        self.location = location
         self._root = f"s3://{location.bucket}"
         self._folders: dict[str, dict[str, Found]] = {}  # as listed: all that lies in them
         self._known: set[str] = set()  # below which everything is listed
@@ -59,13 +61,13 @@ class S3Files:
         self._tails: OrderedDict[str, Tail] = OrderedDict()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, S3Files) and other._location == self._location
+        return isinstance(other, S3Files) and other.location == self.location
 
     def __hash__(self) -> int:
-        return hash(self._location)
+        return hash(self.location)
 
     def __reduce__(self) -> tuple[type[S3Files], tuple[Location]]:
-        return S3Files, (self._location,)
+        return S3Files, (self.location,)
 
     @property
     def is_local(self) -> bool:
@@ -73,7 +75,7 @@ class S3Files:
 
     def own(self, name: str) -> str | None:
         match = _URL.match(name)
-        if match is None or match[1] != self._location.bucket or match[3]:
+        if match is None or match[1] != self.location.bucket or match[3]:
             return None
         path = (match[2] or "").strip("/")
         return f"{self._root}/{path}" if _is_plain(path) else None if path else self._root
@@ -128,7 +130,14 @@ class S3Files:
         self._known.add(folder)
 
     def afresh(self) -> S3Files:
-        return S3Files(self._location)
+        return S3Files(self.location)
+
+    def reached(self, place: Place) -> Place:
+        files = place.files
+        if not isinstance(files, S3Files) or files.location != Location(bucket=files.location.bucket, prefix=""):
+            return place
+        location = replace(self.location, bucket=files.location.bucket)
+        return Place(self if location == self.location else S3Files(location), place.text)
 
     def content(self, name: str, limit: int) -> Content | None:
         try:
@@ -154,7 +163,7 @@ class S3Files:
 
     @property
     def _s3(self) -> S3Client:
-        return _client(self._location)
+        return _client(self.location)
 
     def _key(self, name: str) -> str:
         return name[len(self._root) + 1 :]
@@ -225,7 +234,7 @@ class S3Files:
             if not reply.get("IsTruncated"):
                 return
             if not reply.get("NextContinuationToken"):
-                message = f"{self._location.where} broke off a listing and does not say where it goes on"
+                message = f"{self.location.where} broke off a listing and does not say where it goes on"
                 raise UnsafeBackendError(message, hint="check endpoint_url; is there a proxy in between?")
             going_on = {"ContinuationToken": reply["NextContinuationToken"]}
 
