@@ -203,8 +203,8 @@ class SortedTable:
 
     def _read(self, groups: list[int], batch_rows: int) -> Iterator[pa.RecordBatch]:
         with _parquet(self._what):
-            if groups:
-                yield from self._parquet.iter_batches(batch_rows, groups, list(COLUMNS), use_threads=False)
+            for group in groups:  # one by one: a reader of several holds the bytes of all that it has read
+                yield from self._parquet.iter_batches(batch_rows, [group], list(COLUMNS), use_threads=False)
 
 
 def select(batch: pa.RecordBatch, key_groups: KeyGroupRange | None, key: bytes | None) -> pa.RecordBatch:

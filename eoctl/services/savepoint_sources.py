@@ -111,8 +111,13 @@ def source_of_folder(path: Path) -> tuple[SavepointHead, SnapshotSource]:
     operators = []
     for state, saved in zip(operators_of(head, file_at), head.operators, strict=True):
         tables = frozenset(table.path.partition("/")[2] for table in saved.tables)
+        own = {subtask.index: subtask.key_groups for subtask in saved.subtasks}
         subtasks = tuple(
-            replace(subtask, files=tuple(file for file in subtask.files if subtask.index or file.name not in tables))
+            replace(
+                subtask,
+                files=tuple(file for file in subtask.files if subtask.index or file.name not in tables),
+                key_groups=own.get(subtask.index),
+            )
             for subtask in state.subtasks
         )
         opened = partial(_folder_tables, path, tables, state)

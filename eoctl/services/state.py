@@ -19,6 +19,7 @@ from formats.errors import SnapshotNotFoundError, UnsupportedError, UsageError
 from formats.keygroup_columns import can_hash, key_group
 from formats.keygroups import KeyGroupRange
 from formats.manifest import Manifest, OperatorState
+from formats.row_order import neighbours, row_key
 from formats.sst import select
 from formats.state import StateSchema, StateTable, byte_count, row_schema
 from formats.state_diff import difference
@@ -163,25 +164,16 @@ def scan(operator: SourceOperator, table: StateTable, wanted: Filter) -> Iterato
 
 def count(operator: SourceOperator, table: StateTable, wanted: Filter) -> StateCount:
     """How many rows, keys and bytes the state has."""
-    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
-
     rows = keys = raw_bytes = groups = 0
     last: tuple[int, bytes] | None = None
-    last_group = -1
     for batch in scan(operator, table, wanted):
         rows += len(batch)
         raw_bytes += _raw_bytes(batch)
-        group, key = batch["key_group"], batch["key"]
-        fresh = pc.or_(
-            pc.not_equal(group.slice(1), group.slice(0, len(batch) - 1)),
-            pc.not_equal(key.slice(1), key.slice(0, len(batch) - 1)),
-        )
-        first = group[0].as_py(), key[0].as_py()
-        keys += (first != last) + (pc.sum(fresh).as_py() or 0)
-        distinct = pc.unique(group)
-        groups += len(distinct) - (distinct[0].as_py() == last_group)
-        last = group[len(batch) - 1].as_py(), key[len(batch) - 1].as_py()
-        last_group = last[0]
+        first, end = row_key(batch, 0)[:2], row_key(batch, len(batch) - 1)[:2]
+        keys += _distinct_keys(batch) - (first == last)
+        distinct = 1 if first[0] == end[0] else len(batch["key_group"].unique())
+        groups += distinct - (last is not None and first[0] == last[0])
+        last = end
     return StateCount(
         operator=str(operator.name),
         name=table.schema.name,
@@ -281,6 +273,16 @@ def _begins(schema: StateSchema, keys: pa.Array, prefix: str | bytes) -> pa.Arra
         hint = "--prefix hex:6b31 compares bytes"
         raise UsageError(f"a prefix is for keys that are text; those of {schema.name} are {schema.key}", hint=hint)
     return pc.starts_with(decode_column(parse(schema.key), keys), prefix)
+
+
+def _distinct_keys(batch: pa.RecordBatch) -> int:
+    """How many keys the rows have, which are in order, and no two alike."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
+
+    if not byte_count(batch["namespace"]) and not byte_count(batch["map_key"]):
+        return len(batch)
+    same = [pc.equal(*neighbours(batch, name)) for name in ("key_group", "key")]
+    return len(batch) - (pc.sum(pc.and_(*same)).as_py() or 0)
 
 
 def _raw_bytes(batch: pa.RecordBatch) -> int:

@@ -64,12 +64,23 @@ def batches(numbers: range, level: int) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(columns, schema=row_schema())
 
 
-def make(work: Path, count: int) -> None:
-    """The store, the tables, the database; two checkpoints, one of each."""
+def make(work: Path, count: int, *, database: bool = True) -> None:
+    """The store, the tables and, unless it is not wanted, the database; a checkpoint of each."""
     (work / "tables").mkdir(parents=True)
     for level, step in enumerate((1, 10, 100)):
         with (work / f"tables/{level}.parquet").open("wb") as file:
             write_table(file, SCHEMA, batches(range(0, count, step), level), sequence=level)
+    store = init_store(str(work / "store"))
+    parts = {"own": Part(source=TableSource(work / "tables"), operator="totals", max_parallelism=MAX_PARALLELISM)}
+    if database:
+        write_database(work, count)
+        parts["rocksdb"] = Part(source=RocksdbSource(work / "db"), operator="totals")
+    for name, part in parts.items():
+        with store.pipeline(name).writer() as writer:
+            writer.checkpoint([part], link=True)
+
+
+def write_database(work: Path, count: int) -> None:
     database = Rdict(str(work / "db"), Options(raw_mode=True))
     order = list(range(0, count, STEP))
     random.Random(1).shuffle(order)
@@ -79,13 +90,7 @@ def make(work: Path, count: int) -> None:
             batch.put(struct.pack(">q", number), struct.pack(">q", number))
         database.write(batch)
     database.flush()
-    store = init_store(str(work / "store"))
-    parts = {"own": Part(source=TableSource(work / "tables"), operator="totals", max_parallelism=MAX_PARALLELISM)}
-    parts["rocksdb"] = Part(source=RocksdbSource(work / "db"), operator="totals")
     database.close()
-    for name, part in parts.items():
-        with store.pipeline(name).writer() as writer:
-            writer.checkpoint([part], link=True)
 
 
 BARE = """
@@ -133,17 +138,21 @@ def run(work: Path, *words: str) -> Run:
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output)
 
 
-def measure(work: Path, millions: int) -> None:
+def measure(work: Path, millions: int, *, database: bool) -> None:
     count = millions * MILLION
     # In a process of its own: a child's peak is never below what its parent held when it was started.
-    maker = multiprocessing.get_context("spawn").Process(target=make, args=(work, count))
+    maker = multiprocessing.get_context("spawn").Process(target=make, args=(work, count), kwargs={"database": database})
     maker.start()
     maker.join()
     assert maker.exitcode == 0
-    iterate, found = min(bare(work) for _ in range(2))
-    assert found == count
-    rate = count / iterate
-    print(f"{millions} M  {'rocksdict, bare iteration':30} {iterate:15.2f} s  {rate / MILLION:5.2f} M/s", flush=True)
+    rate = 0.0
+    if database:
+        iterate, found = min(bare(work) for _ in range(2))
+        assert found == count
+        rate = count / iterate
+        print(
+            f"{millions} M  {'rocksdict, bare iteration':30} {iterate:15.2f} s  {rate / MILLION:5.2f} M/s", flush=True
+        )
     key = str(count // 3)
     own = count + count // 10 + count // 100
     cases: list[tuple[str, int, tuple[str, ...]]] = [
@@ -155,10 +164,13 @@ def measure(work: Path, millions: int) -> None:
         ("state get, own tables", 1, ("state", "get", "own@1", "--key", key)),
     ]
     for name, rows, words in cases:
+        if not database and "rocksdb@1" in words:
+            continue
         found_run = min((run(work, *words) for _ in range(repeats(words))), key=lambda one: one.cpu_seconds)
         assert f"{count:,}" in found_run.output or rows == 1, found_run.output
         rated = rows / found_run.cpu_seconds
-        speed = f"{rated / MILLION:5.2f} M/s  {rated / rate:4.2f} of bare" if rows > 1 else f"{'':23}"
+        beside = f"{rated / rate:4.2f} of bare" if rate else ""
+        speed = f"{rated / MILLION:5.2f} M/s  {beside:12}" if rows > 1 else f"{'':23}"
         times = f"{found_run.seconds:7.2f} s {found_run.cpu_seconds:6.2f} s"
         print(f"{millions} M  {name:30} {times}  {speed}  peak {found_run.peak_bytes >> 20} MiB", flush=True)
 
@@ -172,11 +184,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--tables-only", action="store_true", help="no database, and no bare iteration")
     options = parser.parse_args()
     for millions in options.millions:
         work = Path(tempfile.mkdtemp(prefix="savepoints-", dir=options.work))
         try:
-            measure(work, millions)
+            measure(work, millions, database=not options.tables_only)
         finally:
             shutil.rmtree(work)
 

@@ -402,3 +402,22 @@ def test_what_cannot_be_shown_is_carried_as_bytes_and_told(eoctl: CommandLine) -
     assert "1 value is bytes only" in done.err
     (shown,) = pq.read_table("zoo.parquet").to_pylist()
     assert (shown["value"], shown["typed_value"], shown["typed_key"]) == (untold, None, "k1")
+
+
+@pytest.mark.slow
+def test_there_and_back_by_commands(eoctl_with_state: CommandLine) -> None:
+    eoctl, swap = eoctl_with_state, ("--remap", "totals=sink", "--remap", "sink=totals")
+    eoctl.ok("savepoint", "create", "orders@2", "--name", "there", *swap)
+    assert eoctl("state", "diff", "orders@2", "orders@there", "--exit-code").code == 3
+    eoctl.ok("savepoint", "create", "orders@there", "--to", "back", *swap)
+    eoctl.ok("state", "diff", "orders@2", "./back", "--exit-code")
+    eoctl.ok("savepoint", "create", "./back", "--to", "hashed", "--max-parallelism", "64", "--drop", "sink")
+    eoctl.ok("savepoint", "create", "./hashed", "--to", "again", "--max-parallelism", "128")
+    eoctl.ok("state", "diff", "orders@2", "./again", "--operator", "totals", "--exit-code")
+    answer = json.loads(eoctl.ok("restore", "./again", "--to", "dealt", "--parallelism", "3", "--json").out)
+    dealt = {
+        one["subtask"]: (one["key_groups"], pq.read_table(Path(one["path"]) / "sum.parquet").to_pylist())
+        for one in answer["operators"]
+    }
+    assert all(own[0] <= row["key_group"] < own[1] for own, rows in dealt.values() for row in rows)
+    assert sorted(row["typed_key"] for _, rows in dealt.values() for row in rows) == ["k1", "k3"]

@@ -69,7 +69,7 @@ def test_there_and_back_is_what_it_was(found: Operator, parallelism: int) -> Non
         dealt = tables(there)
         for (_, name, kind), rows in before.items():
             mine = [(subtask, row) for (subtask, state, _), part in dealt.items() if state == name for row in part]
-            if kind in {"value", "map"}:
+            if kind in {"value", "map", "timer"}:
                 assert sorted(row for _, row in mine) == sorted(rows)
                 owners = [range_of(subtask, parallelism, MAX_PARALLELISM) for subtask, _ in mine]
                 assert all(row[0] in own for own, (_, row) in zip(owners, mine, strict=True))

@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from eoctl.services.rescale import Deal, restore_rows
 from eoctl.services.savepoint import Wish, create_folder, create_in_store, export, import_folder
-from eoctl.services.savepoint_build import names_of
+from eoctl.services.savepoint_build import SnapshotSource, names_of
 from eoctl.services.savepoint_check import check_folder
 from eoctl.services.savepoint_sources import source_of_folder, source_of_snapshot
 from eoctl.services.savepoint_values import SavepointCreated
+from eoctl.services.state import Filter, count
+from formats.errors import IncompatibleError
 from formats.ids import PipelineId
 from formats.keygroups import java_string_hash, key_group_of, subtask_of
+from formats.manifest import Inline, StateFile
 from formats.remap import OperatorMapping, plan_remap
 from formats.state import Kind, StateSchema
 from storage.store import Store
@@ -33,7 +38,7 @@ VALUE = StateSchema(name="sum", kind="value", key="string", value="long")
 MAP = StateSchema(name="by day", kind="map", key="string", map_key="string", value="long")
 LIST = StateSchema(name="pending", kind="operator-list", value="string")
 BROADCAST = StateSchema(name="rules", kind="broadcast", key="string", value="string")
-SCHEMAS = (VALUE, MAP, LIST, BROADCAST)
+TIMER = StateSchema(name="late", kind="timer", key="string")
 
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -57,6 +62,7 @@ def operators(draw: st.DrawFn) -> Operator:
     days = draw(st.dictionaries(st.tuples(_words, _words), _longs, max_size=12))
     lists = draw(st.lists(st.lists(_words, max_size=4), min_size=parallelism, max_size=parallelism))
     rules = draw(st.dictionaries(_words, _words, max_size=4))
+    timers = draw(st.sets(st.tuples(_words, _longs), max_size=6))
     rows_by_day = tuple(
         (group(key), text_bytes(key), b"", text_bytes(day), value) for (key, day), value in days.items()
     )
@@ -69,6 +75,7 @@ def operators(draw: st.DrawFn) -> Operator:
         (VALUE, tuple((group(key), text_bytes(key), b"", b"", value) for key, value in values.items())),
         (MAP, rows_by_day),
         (LIST, elements),
+        (TIMER, tuple((group(key), text_bytes(key), b"\0", time, b"") for key, time in timers)),
         (BROADCAST, tuple((0, text_bytes(key), b"", b"", text_bytes(value)) for key, value in rules.items())),
     )
     return Operator(states=states, parallelism=parallelism)
@@ -109,6 +116,10 @@ def test_a_savepoint_holds_what_the_snapshot_holds(found: dict[str, Operator]) -
         before = content_at(store, "orders@1")
         saved(store, "orders@1", "first")
         assert content_at(store, "orders@first") == before
+        assert counts_at(store, "orders@1") == {
+            name: (len(rows), len({row[:2] for row in rows}), len({row[0] for row in rows}))
+            for name, rows in before.items()
+        }
         saved(store, "orders@first", "second")  # of a savepoint
         assert content_at(store, "orders@second") == before
         head = export(store, at(store, "orders@first"), folder / "out")
@@ -118,6 +129,64 @@ def test_a_savepoint_holds_what_the_snapshot_holds(found: dict[str, Operator]) -
         import_folder(store, PipelineId("elsewhere"), "third", folder / "out")
         assert content_at(store, "elsewhere@third") == before
         assert {one.uid: one.offsets for one in head.sources} == {uid: {"part-0": n} for n, uid in enumerate(found)}
+
+
+def counts_at(store: Store, address: str) -> dict[tuple[str, str, str], tuple[int, int, int]]:
+    """Rows, keys and key groups of each state."""
+    with source_of_snapshot(store, at(store, address)) as source:
+        found = [(operator, table) for operator in source.operators for table in operator.open()]
+        counts = [(operator, table.schema, count(operator, table, Filter())) for operator, table in found]
+        return {(one.state.id, schema.name, schema.kind): (n.rows, n.keys, n.key_groups) for one, schema, n in counts}
+
+
+@pytest.mark.slow
+@few
+@given(
+    operators(), st.dictionaries(st.integers(0, 4), st.binary(min_size=1, max_size=9), min_size=1), st.integers(1, 6)
+)
+def test_records_in_flight_go_along_or_nothing_goes(
+    found: Operator, flying: dict[int, bytes], parallelism: int
+) -> None:
+    flying = {index: data for index, data in flying.items() if index < found.parallelism} or {0: b"record"}
+    with a_store() as (store, folder):
+        taken(store, folder, {"totals": found})
+        with source_of_snapshot(store, at(store, "orders@1")) as resting:
+            source = with_records(resting, flying)
+            create_in_store(source, store, "s", Wish())
+            export(store, at(store, "orders@s"), folder / "out")
+            _, saved = source_of_folder(folder / "out")
+            create_folder(saved, folder / "again", Wish(), elapsed=store.ambient.elapsed)
+            assert bytes_of(folder / "again") == bytes_of(folder / "out")
+            carried = {name: data for name, data in bytes_of(folder / "out").items() if name.endswith("/records")}
+            assert {int(name.split("/")[1]): data for name, data in carried.items()} == flying
+            wish = Wish(mapping=OperatorMapping(remap=(("totals", "sums"),)))
+            deal, target = Deal(parallelism=parallelism), folder / "no"
+            for opened in (source, saved):
+                with pytest.raises(IncompatibleError, match="records in flight"):
+                    create_folder(opened, target, wish, elapsed=store.ambient.elapsed)
+                with pytest.raises(IncompatibleError, match="records in flight"):
+                    restore_rows(opened, target, deal, scratch=folder, elapsed=store.ambient.elapsed)
+                assert not target.exists()
+
+
+def with_records(source: SnapshotSource, flying: Mapping[int, bytes]) -> SnapshotSource:
+    """The snapshot as if it were unaligned: these records were on their way to the subtasks of its operator."""
+    (operator,) = source.operators
+    subtasks = []
+    for subtask in operator.state.subtasks:
+        files = subtask.files
+        if data := flying.get(subtask.index):
+            place = operator.files / str(subtask.index)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "records").write_bytes(data)
+            digest = source.hash.digest(data)
+            made = StateFile(
+                name="records", bytes=len(data), digest=digest, place=Inline(b""), first_stored_in=0, role="in-flight"
+            )
+            files = (*files, made)
+        subtasks.append(replace(subtask, files=files))
+    state = replace(operator.state, subtasks=tuple(subtasks))
+    return replace(source, operators=(replace(operator, state=state),))
 
 
 @few
@@ -145,7 +214,7 @@ def test_keys_hashed_anew_and_back_are_where_they_were(found: Operator, limit: i
         saved(store, "orders@1", "other", max_parallelism=limit)
         assert check_folder_of(store, folder, "other") == ()
         for (_, name, kind), rows in content_at(store, "orders@other").items():
-            if kind in {"value", "map"}:
+            if kind in {"value", "map", "timer"}:
                 assert all(row[0] == group(row[1][1:].decode(), limit) for row in rows), name
         saved(store, "orders@other", "back", max_parallelism=MAX_PARALLELISM)
         assert content_at(store, "orders@back") == content_at(store, "orders@1")
