@@ -52,7 +52,7 @@ def without_flags(schema: StateSchema, batches: Iterable[pa.RecordBatch]) -> Ite
     import pyarrow.compute as pc  # noqa: PLC0415  (heavy)
 
     for batch in batches:
-        if not pc.all(pc.starts_with(batch["value"], b"\0")).as_py():
+        if not pc.all(pc.starts_with(batch["value"], b"\0"), min_count=0).as_py():
             raise IncompatibleError(
                 f"map {schema.name!r} of Flink's holds a null, which maps of ours do not",
                 hint="declare it with a type whose values may be null, or let the job remove these entries",
