@@ -150,7 +150,7 @@ class Paths(Struct, frozen=True, kw_only=True):
         tail = _from_job(folder)
         if tail is not None and self.root is not None:
             for home in self.root.homes:
-                if files.is_folder(f"{home}/{tail[0]}/{tail[1]}"):
+                if files.is_folder(f"{home}/{tail[0]}") and files.is_folder(f"{home}/{tail[0]}/{tail[1]}"):
                     return Place(files, _below(Place(files, home), "/".join(tail), name)), True
         if own is None:
             message = f"a handle names another file system: {name[:300]!r}"

@@ -88,16 +88,15 @@ class S3Files:
 
     def look(self, name: str) -> Found | None:
         folder, _, base = name.rpartition("/")
-        if not self._is_listed(folder):
-            self._looks[folder] = self._looks.get(folder, 0) + 1
-            if self._looks[folder] <= LOOKS:
-                return self._head(name, base)
-            self._list(folder)
-        return self._folders.get(folder, {}).get(base)
+        return self._folders.get(folder, {}).get(base) if self._is_worth_listing(folder) else self._head(name, base)
 
     def is_folder(self, name: str) -> bool:
         if self._is_listed(name):
             return bool(self._folders.get(name))
+        folder, _, base = name.rpartition("/")
+        if name != self._root and self._is_worth_listing(folder):
+            found = self._folders.get(folder, {}).get(base)
+            return found is not None and found.kind == "folder"
         reply = self._s3.ask("ListObjectsV2", name, Prefix=self._prefix(name), MaxKeys=1)
         return bool(reply.get("Contents"))
 
@@ -177,6 +176,15 @@ class S3Files:
 
     def _is_listed(self, folder: str) -> bool:
         return folder in self._folders or self._is_known(folder)
+
+    def _is_worth_listing(self, folder: str) -> bool:
+        """It is listed, as so many of its files and folders were asked for one by one."""
+        if not self._is_listed(folder):
+            self._looks[folder] = self._looks.get(folder, 0) + 1
+            if self._looks[folder] <= LOOKS:
+                return False
+            self._list(folder)
+        return True
 
     def _head(self, name: str, base: str) -> Found | None:
         try:

@@ -253,6 +253,14 @@ def test_ranges_are_the_bytes_of_the_file(server: Server) -> None:
             assert file.read(5) == data[start : start + 1000][10:15]
 
 
+def test_handles_to_many_jobs_that_are_not_there_are_few_requests(spoilt: Bucket, ask: Asked) -> None:
+    jobs = iter(range(1 << 20))
+    renamed(spoilt, "chk-53", lambda path: f"hdfs:/flink/{next(jobs):032x}/shared/{path.rpartition('/')[2]}")
+    found = ask("checkpoint", "verify", spoilt.address(f"/{JOB}/chk-53"), "--level", "quick", code=3)
+    assert len({each["name"] for each in found["damaged"]}) == 28
+    assert sum(ask.requests.values()) < 20
+
+
 def test_a_file_that_changes_while_it_is_read_is_told(server: Server) -> None:
     name = server.bucket()
     files = s3_place(f"s3://{name}?endpoint_url={server.endpoint}&region=us-east-1").files
