@@ -157,9 +157,10 @@ class LocalFiles(Struct, frozen=True):
         return place
 
     def content(self, name: str, limit: int) -> Content | None:
-        if not os.path.isfile(name):  # noqa: PTH113  (a text)
+        found = self.look(name)
+        if found is None or found.kind != "file":
             return None
-        with told(name), open(name, "rb") as reader:  # noqa: PTH123  (likewise)
+        with told(name), open(name, "rb") as reader:  # noqa: PTH123  (a text)
             status = os.fstat(reader.fileno())
             if status.st_size > limit:
                 raise TooLargeError(f"{name} is larger than {limit} bytes: {status.st_size}")
