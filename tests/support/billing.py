@@ -105,7 +105,13 @@ def killed_often(
 
     `more(n)` brings the input of life n: whole hours that nobody has used anything in before.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BILLING_DIR": str(folder), **settings}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "BILLING_DIR": str(folder),
+        "TMPDIR": str(store.parent),
+        **settings,
+    }
     rng = random.Random(kills)
     killed = lives = 0
     while killed < kills:
@@ -146,7 +152,13 @@ def damage_newest(store: Store) -> str:
 
 def stopped_and_overtaken(store: Path, folder: Path, settings: Mapping[str, str]) -> str:
     """An attempt stood still while its successor ran to the end, and woke up then: what it had to say."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BILLING_DIR": str(folder), **settings}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "BILLING_DIR": str(folder),
+        "TMPDIR": str(store.parent),
+        **settings,
+    }
     with subprocess.Popen(command(store), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as zombie:
         assert zombie.stderr is not None
         first = zombie.stderr.readline()  # it began
