@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from eoctl.library import init_store
 from eoctl.runtime.pipeline import Options, Pipeline
@@ -105,6 +106,21 @@ def test_rows_are_prepared_then_committed_once_or_rolled_back(dsn: str) -> None:
         committer.commit(permit(5), second)
     writer.close()
     committer.close()
+
+
+def test_stores_with_pipelines_of_one_name_do_not_end_each_others_transactions(dsn: str) -> None:
+    sink = ledger(dsn)
+    here, copy = (replace(context(attempt), store=store * 32) for attempt, store in ((1, "a"), (5, "b")))
+    writer = sink.writer(here)
+    writer.write(Batch([("x", 1)]))
+    [prepared] = writer.pre_commit(7)
+    other = sink.committer(copy)
+    assert other.abort_others(frozenset()) == []
+    for _ in range(2):
+        other.commit(permit(7), prepared)  # which a copied snapshot holds
+    assert query(dsn, "SELECT k FROM ledger WHERE k = 'x'") == [("x",)]
+    writer.close()
+    other.close()
 
 
 def test_a_zombie_upserts_nothing_after_its_successor_began(dsn: str) -> None:

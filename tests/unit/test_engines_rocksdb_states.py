@@ -97,9 +97,9 @@ def test_merge_operands_are_refused_and_the_rest_is_read(tmp_path: Path, *, by_r
         (database / "000026.log").write_bytes(b"\0")
     families = _families(database)
     assert {pairs.func for pairs in families.values()} == {_by_rocksdb if by_rocksdb else _by_tables}  # type: ignore[attr-defined]  # a partial
-    assert sum(len(batch) for batch in families["total"]()) == 105
+    assert sum(len(batch) for batch in families["total"](None)) == 105
     with pytest.raises(UnsupportedError, match="merge operands") as refused:
-        list(families["recent"]())
+        list(families["recent"](None))
     assert "compact" in (refused.value.hint or "")
 
 

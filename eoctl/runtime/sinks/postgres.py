@@ -4,9 +4,9 @@
 `eoctl_attempts`, the row locked), so a zombie puts no older row over a newer one.
 
 *Two phases*: what a subtask writes between two barriers is one transaction, prepared at the barrier under the name
-`PIPELINE/SINK-ATTEMPT-CHECKPOINT-SUBTASK`, which also puts that name into the table `eoctl_commits`. So a commit that
-finds no prepared transaction can tell whether it was done before, and recovery sees which output is visible. Prepared
-transactions of earlier attempts that the restored checkpoint does not hold are rolled back.
+`STORE/PIPELINE/SINK-ATTEMPT-CHECKPOINT-SUBTASK`, which also puts its name into the table `eoctl_commits`. So a commit
+that finds no prepared transaction can tell whether it was done before, and recovery sees which output is visible.
+Prepared transactions of earlier attempts that the restored checkpoint does not hold are rolled back.
 
 A connection's application name tells sink and attempt. A new attempt ends those of earlier ones that prepare, or that
 hold the lock of the fence: a zombie that stands still would hold its locks for ever.
@@ -129,7 +129,7 @@ class UpsertWriter:
 
     def _fence(self) -> None:
         """No newer attempt has been here, and none gets in before this transaction ends. Raises: FencedError."""
-        name, attempt = f"{self._context.pipeline}/{self._context.uid}", self._context.attempt
+        name, attempt = self._context.sink, self._context.attempt
         execute = self._connection.execute
         execute("INSERT INTO eoctl_attempts VALUES (%s, %s) ON CONFLICT DO NOTHING", (name, attempt))
         row = execute("SELECT attempt FROM eoctl_attempts WHERE sink = %s FOR UPDATE", (name,)).fetchone()
@@ -150,7 +150,7 @@ class PreparingWriter:
         if sink.key:
             self._insert += f" ON CONFLICT ({', '.join(map(quoted, sink.key))}) DO NOTHING"
         self._records = 0
-        name = _name(context, context.transaction_id(2**53))
+        name = _gid(context, 2**53)
         if len(name.encode()) > MAX_NAME_BYTES:
             raise UsageError(f"too long for the name of a prepared transaction: {name}", hint="choose a shorter uid")
         self._connection = connected(sink.dsn, context)
@@ -175,10 +175,10 @@ class PreparingWriter:
         if not self._records:
             return ()
         name = self._context.transaction_id(checkpoint)
-        gid = _name(self._context, name)
+        gid = _gid(self._context, checkpoint)
         with told(self._sink.table):
             self._connection.execute(
-                "INSERT INTO eoctl_commits VALUES (%s, %s, %s)", (_sink(self._context), name, checkpoint)
+                "INSERT INTO eoctl_commits VALUES (%s, %s, %s)", (self._context.sink, name, checkpoint)
             )
             self._connection.execute(f"PREPARE TRANSACTION {_literal(gid)}")
         properties = {"attempt": str(self._context.attempt), "records": str(self._records), "gid": gid}
@@ -204,7 +204,8 @@ class PreparedCommitter:
         import psycopg  # noqa: PLC0415  (an extra)
 
         assert transaction.checkpoint <= permit.checkpoint, "permitted"
-        gid = _name(self._context, transaction.id)
+        # By its own name: it may be of the store that this one was copied from, or of an earlier uid.
+        gid = transaction.properties["gid"]
         try:
             with told(self._sink.table):
                 try:
@@ -212,7 +213,7 @@ class PreparedCommitter:
                 except psycopg.errors.UndefinedObject as error:
                     known = self._connection.execute(
                         "SELECT 1 FROM eoctl_commits WHERE sink = %s AND transaction = %s",
-                        (_sink(self._context), transaction.id),
+                        (gid.rsplit("-", 3)[0], transaction.id),
                     ).fetchone()
                     if known is None:
                         message = f"the prepared transaction {gid} is gone, and was not committed"
@@ -224,7 +225,7 @@ class PreparedCommitter:
 
     def abort_others(self, keep: frozenset[str]) -> Iterable[str]:
         gone = []
-        prefix = f"{_sink(self._context)}-"
+        prefix = f"{self._context.sink}-"
         with told(self._sink.table):
             end_older(self._connection, self._context)
             rows = self._connection.execute(
@@ -245,7 +246,7 @@ class PreparedCommitter:
         with told(self._sink.table):
             rows = self._connection.execute(
                 "SELECT transaction FROM eoctl_commits WHERE sink = %s AND checkpoint > %s ORDER BY checkpoint",
-                (_sink(self._context), checkpoint),
+                (self._context.sink, checkpoint),
             ).fetchall()
         return tuple(row[0] for row in rows)
 
@@ -269,7 +270,7 @@ def end_older(connection: psycopg.Connection, context: SinkContext) -> None:
 
 def _application(context: SinkContext, attempt: int | str) -> str:
     """The application name of a writer's connection; a name of PostgreSQL has 63 bytes."""
-    return f"eoctl-{hashlib.sha256(_sink(context).encode()).hexdigest()[:32]}-{attempt}"
+    return f"eoctl-{hashlib.sha256(context.sink.encode()).hexdigest()[:32]}-{attempt}"
 
 
 def connected(dsn: str, context: SinkContext | None = None) -> psycopg.Connection:
@@ -308,12 +309,9 @@ def told(where: str) -> Iterator[None]:
         ) from error
 
 
-def _sink(context: SinkContext) -> str:
-    return f"{context.pipeline}/{context.uid}"
-
-
-def _name(context: SinkContext, transaction: str) -> str:
-    return f"{context.pipeline}/{transaction}"
+def _gid(context: SinkContext, checkpoint: int) -> str:
+    """`SINK-ATTEMPT-CHECKPOINT-SUBTASK`."""
+    return context.sink + context.transaction_id(checkpoint).removeprefix(context.uid)
 
 
 def _literal(text: str) -> str:

@@ -62,6 +62,11 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     checkpoint_seconds: float = 0.0
     store: str = ""
 
+    @property
+    def sink(self) -> str:
+        """Its name among all that write to one server."""
+        return "/".join(filter(None, (self.store[:8], self.pipeline, self.uid)))
+
     def transaction_id(self, checkpoint: int) -> str:
         """Unique for ever: sink, attempt, checkpoint, subtask."""
         return f"{self.uid}-{self.attempt}-{checkpoint}-{self.subtask}"

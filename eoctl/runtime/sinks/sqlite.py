@@ -76,7 +76,7 @@ class SqliteWriter:
         execute("BEGIN IMMEDIATE")
         try:
             execute("CREATE TABLE IF NOT EXISTS eoctl_attempts (sink TEXT PRIMARY KEY, attempt INTEGER NOT NULL)")
-            name = f"{context.pipeline}/{context.uid}"
+            name = context.sink
             found = execute("SELECT attempt FROM eoctl_attempts WHERE sink = ?", (name,)).fetchone()
             check_attempt(str(self._sink.path), context, None if found is None else found[0])
             if found is None or found[0] < context.attempt:
