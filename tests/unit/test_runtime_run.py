@@ -368,12 +368,13 @@ def test_cancelled_checkpoints_are_kept_unless_told_otherwise(store: Store, tmp_
 
 
 def damage(store: Store, label: str) -> None:
-    """A byte of a file that only this checkpoint has is wrong."""
+    """A byte of a file that only this checkpoint has is wrong, or of its manifest where it has none."""
     head = store.head(PipelineId("p")).head
     entry = next(entry for entry in head.live if entry.label == label)
     others = {key for other in head.live if other is not entry for key in blobs(store.manifest(head, other))}
-    key = min(key for key in blobs(store.manifest(head, entry)) if key not in others)
-    path = Path(store.place.url) / str(layout.blob(PipelineId("p"), key))
+    own = [layout.blob(PipelineId("p"), key) for key in blobs(store.manifest(head, entry)) if key not in others]
+    key = min(own, key=str, default=layout.manifest(PipelineId("p"), BlobKey.parse(entry.manifest)))
+    path = Path(store.place.url) / str(key)
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
