@@ -368,23 +368,30 @@ def test_cancelled_checkpoints_are_kept_unless_told_otherwise(store: Store, tmp_
 
 
 def damage(store: Store, label: str) -> None:
-    """A byte of a file that only this checkpoint has is wrong, or of its manifest where it has none."""
+    """A byte of a file that only this checkpoint has is wrong."""
     head = store.head(PipelineId("p")).head
     entry = next(entry for entry in head.live if entry.label == label)
     others = {key for other in head.live if other is not entry for key in blobs(store.manifest(head, other))}
-    own = [layout.blob(PipelineId("p"), key) for key in blobs(store.manifest(head, entry)) if key not in others]
-    key = min(own, key=str, default=layout.manifest(PipelineId("p"), BlobKey.parse(entry.manifest)))
-    path = Path(store.place.url) / str(key)
+    key = min(key for key in blobs(store.manifest(head, entry)) if key not in others)
+    path = Path(store.place.url) / str(layout.blob(PipelineId("p"), key))
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
 
 
-def counting(tmp_path: Path, sink: Sink, state: str = "heap") -> Pipeline:
-    pipeline = Pipeline("p", options=Options(interval=0.0, batch_size=64, state=state))
-    made = Generator(make=lambda _, a, b: [(f"k{n}" * 30, n) for n in range(a, b)], count=4000)
+def counting(tmp_path: Path, sink: Sink, state: str = "heap", *, count: int = 4000, interval: float = 0.0) -> Pipeline:
+    pipeline = Pipeline("p", options=Options(interval=interval, batch_size=64, state=state))
+    made = Generator(make=lambda _, a, b: [(f"k{n}" * 30, n) for n in range(a, b)], count=count)
     pipeline.source("numbers", made).key_by(lambda record: record[0]).count("count").sink("out", sink)
     return pipeline
+
+
+def execute_in_two(store: Store, tmp_path: Path, sink: Sink) -> tuple[str, str]:
+    """Two checkpoints, each with its own half of state and output; what they are called."""
+    for count in (2000, 4000):
+        execute(store, counting(tmp_path, sink, count=count, interval=1e6), tmp_path)
+    before, newest = (entry.label for entry in store.head(PipelineId("p")).head.live)
+    return before, newest
 
 
 def upserts(tmp_path: Path) -> SqliteTable:
@@ -394,8 +401,7 @@ def upserts(tmp_path: Path) -> SqliteTable:
 
 
 def test_a_damaged_checkpoint_is_passed_over_loudly_and_upserts_stay_exact(store: Store, tmp_path: Path) -> None:
-    execute(store, counting(tmp_path, upserts(tmp_path)), tmp_path)
-    newest, before = (entry.label for entry in reversed(store.head(PipelineId("p")).head.live[-2:]))
+    before, newest = execute_in_two(store, tmp_path, upserts(tmp_path))
     damage(store, newest)
     told: list[Told] = []
     finished = execute(store, counting(tmp_path, upserts(tmp_path)), tmp_path, on_start=told.append)
@@ -406,8 +412,8 @@ def test_a_damaged_checkpoint_is_passed_over_loudly_and_upserts_stay_exact(store
 
 
 def test_a_damaged_checkpoint_whose_output_is_visible_stops_a_sink_without_keys(store: Store, tmp_path: Path) -> None:
-    execute(store, counting(tmp_path, Files(tmp_path / "out")), tmp_path)
-    damage(store, store.head(PipelineId("p")).head.live[-1].label)
+    _, newest = execute_in_two(store, tmp_path, Files(tmp_path / "out"))
+    damage(store, newest)
     with pytest.raises(ConflictError, match="is visible and would come again"):
         execute(store, counting(tmp_path, Files(tmp_path / "out")), tmp_path)
     assert len(output(tmp_path)) == 4000
