@@ -68,9 +68,10 @@ def test_invoices_ledger_and_mails_are_exact_after_kills_at_random_moments(dsn: 
 
 def test_a_ledger_with_keys_is_exact_also_after_a_damaged_checkpoint(dsn: str, tmp_path: Path) -> None:
     store, folder = local_store(tmp_path), tmp_path / "billing"
-    billing.example.made_up_events(folder / "in", 300)
-    settings = {"postgres": dsn, "interval": 0.0, "batch": 32}
-    run(store, billing.example.billing(folder, **settings), Request(directory=tmp_path))
+    settings = {"postgres": dsn, "interval": 1e6, "batch": 32}
+    for first_hour in (0, 6):  # a checkpoint each, with charges of its own
+        billing.example.made_up_events(folder / "in", 150, first_hour=first_hour)
+        run(store, billing.example.billing(folder, **settings), Request(directory=tmp_path))
     check(dsn, folder)
     newest = billing.damage_newest(store)
     told: list[Told] = []

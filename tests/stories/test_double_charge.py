@@ -26,8 +26,9 @@ def charged(tmp_path: Path) -> tuple[Store, Path]:
     """Everything was charged, and then the newest checkpoint was damaged."""
     pytest.importorskip("rocksdict")
     store, folder = local_store(tmp_path), tmp_path / "billing"
-    billing.example.made_up_events(folder / "in", 150)
-    again(store, folder, interval=0.0, batch=16)
+    for first_hour in (0, 6):  # a checkpoint each, with charges of its own
+        billing.example.made_up_events(folder / "in", 75, first_hour=first_hour)
+        again(store, folder, interval=1e6, batch=16)
     billing.check_files(folder)
     billing.damage_newest(store)
     return store, folder
@@ -51,7 +52,7 @@ def test_forced_to_go_on_a_ledger_without_keys_charges_twice(charged: tuple[Stor
 
 def test_a_ledger_without_keys_is_stopped_and_not_doubled(charged: tuple[Store, Path]) -> None:
     store, folder = charged
-    with pytest.raises(ConflictError, match="is visible and would come again: ledger-1-") as error:
+    with pytest.raises(ConflictError, match="is visible and would come again: ledger-2-") as error:
         again(store, folder)
     assert "take it back by hand, restore a newer checkpoint" in (error.value.hint or "")
     billing.check_files(folder)
