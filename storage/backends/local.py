@@ -22,6 +22,7 @@ import itertools
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +30,7 @@ from typing import BinaryIO
 from formats.errors import CommitUnknownError
 from storage.backend import (
     Body,
+    BusyError,
     CopyOf,
     Folder,
     Found,
@@ -46,6 +48,8 @@ from storage.backend import (
 from storage.os_errors import NO_SPACE, told
 
 TMP = "tmp"
+LOCK_TRIES = 250  # to get into a swap, about 5 s; whoever is in there needs two fsyncs
+LOCK_PAUSE = 0.02
 _READ_BYTES = 4 << 20  # at once: room for it is made before it is known how much there is
 
 
@@ -245,12 +249,33 @@ def _lock_of(path: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
+    """No other process or thread is in here. Raises: BusyError where one does not leave."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for number in range(LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                threading.Event().wait(min(LOCK_PAUSE, 0.001 * float(2**number)))
+        else:
+            holder = _holder_of(os.fstat(descriptor).st_ino)
+            raise BusyError(
+                f"{path} is held by {holder}, and not let go of",
+                hint=f"is {holder} stopped, or its disk? let it go on, or end it: its lock ends with it",
+            )
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder_of(inode: int) -> str:
+    """The process that has locked the file, as far as the system tells."""
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for words in map(str.split, locks):
+            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                return f"process {words[4]}"
+    return "another process"
 
 
 def _read_range(descriptor: int, start: int, length: int) -> bytes:

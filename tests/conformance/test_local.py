@@ -7,6 +7,7 @@ fsync that fails.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from formats.errors import (
 )
 from storage.backend import (
     Backend,
+    BusyError,
     CopyOf,
     Key,
     KeyAbsentError,
@@ -36,6 +38,7 @@ from storage.backend import (
     Unfinished,
     version_of,
 )
+from storage.backends import local
 from storage.backends.local import LocalBackend
 from tests.conformance.backend_suite import HEAD, KEY, BackendSuite, content, names
 from tests.support.faulty import FaultyBackend
@@ -160,6 +163,19 @@ def test_two_processes_that_race_for_a_value_lose_no_update(root: Path, backend:
         assert [update for update in updates if update[0] == name] == [f"{name}{number}" for number in range(64)]
     assert len(updates) == 128
     assert left_behind(root) == []
+
+
+def test_a_lock_that_is_not_let_go_of_is_told_with_its_holder(
+    root: Path, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "LOCK_TRIES", 3)
+    assert backend.create(HEAD, b"first")
+    with (root / f"{HEAD}.lock").open("wb") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match=f"HEAD.lock is held by process {os.getpid()}, and not let go of"):
+            backend.swap(HEAD, b"second", version_of(b"first"))
+        assert content(backend, HEAD) == b"first"
+    backend.swap(HEAD, b"second", version_of(b"first"))
 
 
 def test_a_process_killed_while_it_swaps_leaves_no_lock_behind(root: Path, backend: LocalBackend) -> None:

@@ -44,6 +44,7 @@ from storage.store import Store
 from tests.support.daemon import unused_port
 from tests.support.kafka import Kafka, running_kafka
 from tests.support.places import local_store
+from tests.support.stopping import stand_still
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
@@ -707,8 +708,10 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(kafka: Kafka, top
             process.wait(timeout=rng.random() * (1.2 if recovering else 0.8))
         except subprocess.TimeoutExpired:
             if rng.random() < 0.25:
-                process.send_signal(signal.SIGSTOP)
-                paused.append(process)
+                if stand_still(process):
+                    paused.append(process)
+                    continue
+                process.communicate()
                 continue
             killed += 1
             process.send_signal(signal.SIGKILL)

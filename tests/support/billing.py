@@ -23,6 +23,7 @@ from formats.errors import FencedError, UnavailableError
 from formats.ids import BlobKey, PipelineId
 from storage import layout
 from storage.store import Store
+from tests.support.stopping import stand_still
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "examples" / "billing.py"
@@ -165,7 +166,7 @@ def stopped_and_overtaken(store: Path, folder: Path, settings: Mapping[str, str]
         head = open_store(store)._store.head
         while not head(PipelineId("billing")).head.live:
             assert zombie.poll() is None, "a checkpoint is complete before everything is read"
-        zombie.send_signal(signal.SIGSTOP)
+        assert stand_still(zombie)
         try:
             done = subprocess.run(command(store), env=environment, capture_output=True, check=False)
             assert done.returncode == 0, done.stderr.decode()
