@@ -17,7 +17,7 @@ from tests.support.stub_s3 import Answer, Reaction, Request, fault, stub
 XML = {"Content-Type": "application/xml"}
 HEAD = Key("p/orders/HEAD")
 STAMP = {"ETag": '"e"', "Last-Modified": "Mon, 23 Nov 2026 15:07:22 GMT"}
-LIMITS = Limits(connect_seconds=2, read_seconds=2, attempts=3, wait=lambda _: None)
+LIMITS = Limits(connect_seconds=60, read_seconds=60, attempts=3, wait=lambda _: None)
 
 Make = Callable[[Callable[[Request], Reaction]], S3Backend]
 
