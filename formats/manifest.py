@@ -92,7 +92,8 @@ class StateFile(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """One named file of a subtask.
 
     `stamp` says how the file looked at its source (device, inode, mtime in ns; hex), so that an unchanged
-    file is not read again; it is absent where the file could still have changed within one clock tick.
+    file is not read again; it is absent where the file could still have changed within one clock tick. Of a copy
+    from a bucket it tells the place and version there.
     `first_stored_in` is the checkpoint that uploaded the content.
     """
 

@@ -79,10 +79,12 @@ class Ingest(Struct, frozen=True, kw_only=True):
         role: Role,
         empty_directories: Sequence[str] = (),
         layout: Layout | None = None,
+        here: Callable[[Sequence[SourceFile]], Sequence[SourceFile]] = lambda files: files,
     ) -> tuple[StateFile, ...]:
         """A state file for every file below `root`, sorted by name; their content is in the store.
 
         `previous`: the files of the same subtask in the base, by name. `layout`: of large files; None: by name.
+        `here` is asked for the files that have to be read, before they are.
         Raises: BadNameError, NameClashError, SourceChangedError, what storing raises.
         """
         names = [file.name for file in files]
@@ -90,14 +92,18 @@ class Ingest(Struct, frozen=True, kw_only=True):
         # The files that are as they were cost a look-up each and nothing more: there may be a hundred thousand.
         base = list(map(previous.get, names))
         same = [
-            before is not None and before.stamp == file.stamp and before.bytes == file.bytes and not self.reread
+            before is not None
+            and before.stamp == file.version
+            and before.bytes == file.bytes
+            and before.stamp != ""
+            and not self.reread
             for file, before in zip(files, base, strict=True)
         ]
         kept = [before for before in compress(base, same) if before is not None]
         if kept:
             self.session.borrow()
             self._count(kept)
-        rest = [file for file, is_same in zip(files, same, strict=True) if not is_same]
+        rest = here([file for file, is_same in zip(files, same, strict=True) if not is_same])
         found: dict[str, StateFile] = {}
         inline = [file for file in kept if isinstance(file.place, Inline)]
         outgrown = [file for file in inline if not self._room_inline(file.bytes)]
@@ -352,7 +358,7 @@ def _hashed_ahead(descriptor: int, size: int, whole: Hasher) -> Iterator[memoryv
 
 def _stamp(file: SourceFile) -> str:
     """Only a stamp that a later write must change may save reading the file next time."""
-    return file.stamp if file.settled else ""
+    return file.origin or (file.stamp if file.settled else "")
 
 
 def _batches(files: Sequence[SourceFile]) -> Iterator[Sequence[SourceFile]]:

@@ -21,6 +21,7 @@ PACK_MAGIC = b"EOPK\x01\0\0\0"  # a pack: this, then slices end to end; its name
 INLINE_TOGETHER_BYTES = 64 << 10
 PROBE_BYTES = 64 << 10
 PAYS_BELOW = 0.85  # of the plain size
+ORIGIN = "from:"  # as stamps of files begin that were copied from elsewhere
 
 _IMMUTABLE_SUFFIXES = (".sst", ".ldb", ".blob", ".parquet", ".orc", ".avro", ".arrow")
 _COMPRESSED_MAGIC = (
@@ -48,13 +49,20 @@ class SourceFile(Struct, frozen=True, gc=False):
     """A file to be stored, as a listing of its source showed it.
 
     `stamp` is `DEVICE.INODE.MTIME_NS` in hex; `settled` says that a later write must change it (the file is
-    older than one tick of the clock that stamps files).
+    older than one tick of the clock that stamps files). Of a copy from elsewhere `origin` tells the version that was
+    copied, wherever it is looked at from; it begins with `ORIGIN`, and before the file is fetched there is no stamp.
     """
 
     name: str
     bytes: int
     stamp: str
     settled: bool
+    origin: str = ""
+
+    @property
+    def version(self) -> str:
+        """By which it is found unchanged: with the same one and as many bytes it has the same content."""
+        return self.origin or self.stamp
 
 
 def layout_of(name: str) -> Layout:

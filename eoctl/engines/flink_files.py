@@ -24,12 +24,16 @@ Kind = Literal["file", "folder", "other"]
 
 
 class Found(Struct, frozen=True, gc=False):
-    """What lies under a name. `modified_at`: seconds since 1970; of a folder in a bucket 0."""
+    """What lies under a name. `modified_at`: seconds since 1970; of a folder in a bucket 0.
+
+    `version`: another one tells another content; "" where nothing tells.
+    """
 
     name: str
     kind: Kind
     bytes: int
     modified_at: float
+    version: str = ""
 
 
 class Content(Struct, frozen=True):
@@ -87,6 +91,10 @@ class Files(Protocol):
 
     def open(self, name: str, start: int = 0, length: int | None = None) -> BinaryIO:
         """A reader of the file from `start` on, `length` bytes at most, for the caller to close."""
+        ...
+
+    def version_of(self, reader: BinaryIO) -> str:
+        """Of the file that the reader has read from: as `Found` has it."""
         ...
 
 
@@ -175,6 +183,9 @@ class LocalFiles(Struct, frozen=True):
         with told(name), file:
             file.seek(start)
             return io.BytesIO(file.read(length))
+
+    def version_of(self, reader: BinaryIO) -> str:  # noqa: ARG002  (a directory tells none)
+        return ""
 
 
 LOCAL = LocalFiles()

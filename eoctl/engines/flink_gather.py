@@ -37,12 +37,12 @@ def gather(
     tally: Tally,
     made: frozenset[str] = frozenset(),
     *,
-    link: bool = False,
+    take: Callable[[Located, Path, Tally], object],
     progress: Callable[[], None] = lambda: None,
 ) -> Metadata:
-    """Every file that `metadata`, of the snapshot, names is in `folder`; what it then has to say.
+    """Every file that `metadata`, of the snapshot, names is taken to `folder`; what it then has to say.
 
-    `made`: files that are there already. `link`: the folder shares whole files with the source where it can.
+    `made`: files that are there already. `take` does it for one: `copy`, say.
     Raises: CorruptError, AccessDeniedError, UnsupportedError, and what copying raises.
     """
     names: dict[tuple[str, int, int], str] = {}
@@ -56,7 +56,7 @@ def gather(
         name = names.get(key)
         if name is None:
             name = names[key] = _free_name(located, taken)
-            copy(located, folder / name, tally, link=link)
+            take(located, folder / name, tally)
             progress()
         changed = RelativeFile(name, located.size)
         tally.rewritten += changed != handle
@@ -74,8 +74,12 @@ def whole(snapshot: FlinkSnapshot, handle: StreamHandle) -> Located:
     return located
 
 
-def copy(located: Located, target: Path, tally: Tally, *, link: bool = False) -> None:
-    """The bytes are at `target`, a new file; or it is another name of the whole file, where that can be."""
+def copy(located: Located, target: Path, tally: Tally, *, link: bool = False) -> str:
+    """The bytes are at `target`, a new file; or it is another name of the whole file, where that can be.
+
+    Returned is the version that was copied, "" where nothing tells it.
+    """
+    version = ""
     with told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     if not (link and located.whole and located.files.is_local and _linked(located.path, target)):
@@ -89,8 +93,10 @@ def copy(located: Located, target: Path, tally: Tally, *, link: bool = False) ->
                 while left and (piece := source.read(min(left, _CHUNK_BYTES))):
                     out.write(piece)
                     left -= len(piece)
+            version = located.files.version_of(source)
     tally.files += 1
     tally.total_bytes += target.stat().st_size
+    return version
 
 
 def _linked(path: str, target: Path) -> bool:

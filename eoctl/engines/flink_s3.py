@@ -150,6 +150,9 @@ class S3Files:
     def open(self, name: str, start: int = 0, length: int | None = None) -> BinaryIO:
         return cast("BinaryIO", RangeReader(self._s3, name, self._key(name), start, length, self))
 
+    def version_of(self, reader: BinaryIO) -> str:
+        return _version(cast("RangeReader", reader).etag)
+
     def tail(self, name: str) -> Tail | None:
         """The last bytes of a file that was opened before."""
         return self._tails.get(name)
@@ -191,7 +194,7 @@ class S3Files:
             reply = self._s3.ask("HeadObject", name, Key=self._key(name))
         except KeyAbsentError:
             return None
-        return Found(base, "file", int(self._s3.told(reply, "ContentLength")), self._moment(reply))
+        return self._found(base, int(self._s3.told(reply, "ContentLength")), reply)
 
     def _list(self, folder: str) -> None:
         """What lies in that folder alone."""
@@ -217,7 +220,10 @@ class S3Files:
     def _file(self, item: Reply) -> tuple[str, Found]:
         name = f"{self._root}/{self._s3.told(item, 'Key')}"
         size = int(self._s3.told(item, "Size"))
-        return name, Found(name.rpartition("/")[2], "file", size, self._moment(item))
+        return name, self._found(name.rpartition("/")[2], size, item)
+
+    def _found(self, base: str, size: int, told: Reply) -> Found:
+        return Found(base, "file", size, self._moment(told), _version(str(told.get("ETag", ""))))
 
     def _remember(self, root: str, name: str, found: Found) -> None:
         """A file, and the folders that it is the first of; a name that ends with a slash marks a folder."""
@@ -254,6 +260,10 @@ class S3Files:
 @functools.lru_cache(maxsize=8)
 def _client(location: Location) -> S3Client:
     return S3Client(location, Limits())
+
+
+def _version(etag: str) -> str:
+    return etag.strip('"')
 
 
 def _is_plain(path: str) -> bool:

@@ -39,7 +39,10 @@ class Tails(Protocol):
 
 
 class RangeReader(io.RawIOBase):
-    """Bytes of the file from `start` on, `length` at most; positions count from `start`. Nothing is asked yet."""
+    """Bytes of the file from `start` on, `length` at most; positions count from `start`. Nothing is asked yet.
+
+    `etag`: of the version that was read from; "" before, and of an empty file.
+    """
 
     def __init__(self, s3: S3Client, name: str, key: str, start: int, length: int | None, tails: Tails) -> None:
         self._s3 = s3
@@ -49,7 +52,7 @@ class RangeReader(io.RawIOBase):
         self._length = length
         self._tails = tails
         self._size: int | None = None  # of the whole file
-        self._etag = ""
+        self.etag = ""
         self._at = start
         self._part_start = start
         self._part = b""
@@ -119,17 +122,17 @@ class RangeReader(io.RawIOBase):
             if tail is None:
                 data = self._fetched(None, TAIL_BYTES)
                 assert self._size is not None
-                tail = Tail(self._size, self._etag, data)
+                tail = Tail(self._size, self.etag, data)
                 if self._length is None:
                     self._tails.keep_tail(self._name, tail)
-            self._size, self._etag, self._tail = tail.size, tail.etag, tail.data
+            self._size, self.etag, self._tail = tail.size, tail.etag, tail.data
             self._tail_start = self._size - len(tail.data)
         return self._size if self._length is None else min(self._size, self._start + self._length)
 
     def _fetched(self, start: int | None, stop: int) -> bytes:
         """The bytes; without `start` the last `stop` of the file. Where the answer breaks off it is asked for again."""
         told = f"bytes=-{stop}" if start is None else f"bytes={start}-{stop - 1}"
-        condition = {"IfMatch": self._etag} if self._etag else {}
+        condition = {"IfMatch": self.etag} if self.etag else {}
         for number in range(self._s3.limits.attempts):
             try:
                 reply = self._s3.ask("GetObject", self._name, Key=self._key, Range=told, **condition)
@@ -161,7 +164,7 @@ class RangeReader(io.RawIOBase):
             reply["Body"].close()
             message = f"{self._s3.location.where} gave another range of {self._name} than was asked for: {told[:100]!r}"
             raise UnsafeBackendError(message, hint="check endpoint_url; is there a proxy or a web page in between?")
-        self._size, self._etag = int(total), str(self._s3.told(reply, "ETag"))
+        self._size, self.etag = int(total), str(self._s3.told(reply, "ETag"))
         return int(end) + 1 - int(begin)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,7 +16,8 @@ from storage.packing import Layout, SourceFile
 class Captured(Struct, frozen=True, kw_only=True):
     """A consistent set of files below `root`, valid until the context that gave it ends.
 
-    `layout`: how large files are kept; None: as their names tell.
+    `layout`: how large files are kept; None: as their names tell. `fetch` brings files that lie elsewhere to `root`,
+    and says how they look there; None: they all are there.
     """
 
     engine: Engine
@@ -25,6 +27,11 @@ class Captured(Struct, frozen=True, kw_only=True):
     role: Role = "opaque"
     layout: Layout | None = None
     states: tuple[StateInfo, ...] = ()
+    fetch: Callable[[Sequence[SourceFile]], Sequence[SourceFile]] | None = None
+
+    def here(self, files: Sequence[SourceFile]) -> Sequence[SourceFile]:
+        """Those files, to be read below `root`."""
+        return files if self.fetch is None else self.fetch(files)
 
 
 @runtime_checkable

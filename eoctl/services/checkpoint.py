@@ -31,6 +31,7 @@ from formats.manifest import (
 )
 from storage.files import digest_file
 from storage.ingest import Ingest, Tally
+from storage.packing import ORIGIN
 from storage.session import Session
 from storage.store import Store
 
@@ -148,6 +149,7 @@ def _operators(request: Request, captured: list[Captured], ingest: Ingest) -> tu
                 capture.role,
                 capture.empty_directories,
                 capture.layout,
+                capture.here,
             )
             subtasks.append(
                 SubtaskState(
@@ -176,16 +178,17 @@ def _operators(request: Request, captured: list[Captured], ingest: Ingest) -> tu
 
 
 def _previous_files(session: Session) -> dict[tuple[str, int], dict[str, StateFile]]:
-    """The base's files by operator, subtask and name, as far as their stamps were taken on this host."""
+    """The base's files by operator, subtask and name, as far as their stamps mean something on this host."""
     base = session.base
     if base is None:
         return {}
     same_host = base.host == session.store.ambient.host
     return {
-        (operator.id, subtask.index): {file.name: file for file in subtask.files}
+        (operator.id, subtask.index): {
+            file.name: file for file in subtask.files if same_host or file.stamp.startswith(ORIGIN)
+        }
         for operator in base.operators
         for subtask in operator.subtasks
-        if same_host
     }
 
 
@@ -274,16 +277,21 @@ def _contents(manifest: Manifest) -> dict[tuple[str, int, str], str]:
 def _captured_contents(
     session: Session, manifest: Manifest, request: Request, captured: list[Captured]
 ) -> dict[tuple[str, int, str], str]:
+    same_host = manifest.host == session.store.ambient.host
     stamps = {
         (operator.uid, subtask.index, file.name, file.bytes, file.stamp): file.digest
         for operator, subtask, file in files_of(manifest)
-        if subtask is not None and file.stamp and manifest.host == session.store.ambient.host
+        if subtask is not None and file.stamp and (same_host or file.stamp.startswith(ORIGIN))
     }
     contents = {}
     for part, capture in zip(request.parts, captured, strict=True):
+        unknown = []
         for file in capture.files:
-            digest = stamps.get((part.operator, part.subtask, file.name, file.bytes, file.stamp))
-            contents[part.operator, part.subtask, file.name] = digest or digest_file(
-                capture.root, file, session.store.hash
-            )
+            digest = stamps.get((part.operator, part.subtask, file.name, file.bytes, file.version))
+            if digest is None:
+                unknown.append(file)
+            else:
+                contents[part.operator, part.subtask, file.name] = digest
+        for file in capture.here(unknown):
+            contents[part.operator, part.subtask, file.name] = digest_file(capture.root, file, session.store.hash)
     return contents

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -125,7 +126,13 @@ def export(
         if canonical:
             metadata, made = write_canonical_state(snapshot, temporary, tally, lambda: progress(tally, total))
         gathered = gather(
-            snapshot, metadata, temporary, tally, made, link=link, progress=lambda: progress(tally, total)
+            snapshot,
+            metadata,
+            temporary,
+            tally,
+            made,
+            take=partial(copy, link=link),
+            progress=lambda: progress(tally, total),
         )
         _finish(temporary, gathered, version, tally)
     return Written(

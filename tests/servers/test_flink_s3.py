@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,46 @@ def test_a_snapshot_in_a_bucket_is_exported_stored_and_made_portable(
     for name in ("exported", "canonical", "portable", "restored"):
         assert ask("state", "scan", f"{tmp_path}/{name}", *TOTALS)["rows"] == rows
     assert ask("checkpoint", "create", bucket.address(), "-p", "orders", "--follow")["created"] == []
+
+
+def test_a_file_that_the_store_has_is_not_fetched_again(
+    server: Server, ask: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(server, tmp_path / "bucket")
+    monkeypatch.setenv("EOCTL_STORE", str(tmp_path / "store"))
+
+    def fetched() -> Counter[str]:
+        """How often each file was; `_metadata` says which files there are."""
+        names = Counter(line.split("?")[0].rpartition("/")[2] for line in ask.log if line.startswith("GET "))
+        del names["_metadata"]
+        return names
+
+    def create(*words: str) -> Any:
+        return ask("checkpoint", "create", bucket.address(f"/{JOB}/chk-3"), "-p", "orders", *words)
+
+    ask("store", "init")
+    assert len(ask("checkpoint", "create", bucket.address(), "-p", "orders", "--follow")["created"]) == 3
+    files = set(fetched())
+    assert {path.name for path in (bucket.local / JOB / "shared").iterdir()} & files
+    assert set(fetched().values()) == {1}
+    told = create()
+    assert (fetched(), told["stored_bytes"]) == ({}, 0)
+    monkeypatch.setattr("eoctl.ambient._host", lambda: "another")  # a job of cron's in a container: a new host each time
+    create()
+    create("--as-id", str(told["id"] + 1))
+    assert fetched() == {}
+    create("--reread")
+    newest = fetched()
+    assert newest
+    assert newest.keys() < files
+
+    changed = next(path for path in sorted((bucket.local / JOB / "shared").iterdir()) if path.name in newest)
+    data = changed.read_bytes()[::-1]
+    bucket.put(f"flink/{JOB}/shared/{changed.name}", data)
+    create()
+    assert fetched() == {changed.name: 1}
+    ask("restore", "orders@latest", "--to", tmp_path / "restored")
+    assert (tmp_path / "restored" / changed.name).read_bytes() == data
 
 
 def test_what_writes_is_for_local_folders(bucket: Bucket, ask: Asked, tmp_path: Path) -> None:
