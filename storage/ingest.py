@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import compress
 from operator import attrgetter
@@ -304,8 +304,9 @@ class Ingest(Struct, frozen=True, kw_only=True):
             with opened(root, file) as descriptor:
                 shrink = probe(descriptor, file.bytes)
                 whole = self.session.store.hash.hasher()
-                chunks = self._counted(_hashed_ahead(descriptor, file.bytes, whole))
-                block_file = writer.add(chunks, old, whole, compress=shrink)
+                # Closed before the descriptor is, whatever happens: a thread reads from it.
+                with closing(_hashed_ahead(descriptor, file.bytes, whole)) as ahead:
+                    block_file = writer.add(self._counted(ahead), old, whole, compress=shrink)
             written.append((file, block_file))
             self.tally.added_bytes += block_file.added_bytes
             self.tally.read_bytes += file.bytes
@@ -340,7 +341,7 @@ class Ingest(Struct, frozen=True, kw_only=True):
         )
 
 
-def _hashed_ahead(descriptor: int, size: int, whole: Hasher) -> Iterator[memoryview]:
+def _hashed_ahead(descriptor: int, size: int, whole: Hasher) -> Generator[memoryview, None, None]:
     """The file in pieces of 1 MiB, read and taken in by `whole` in a thread of their own, a little ahead."""
     source = read_chunks(descriptor, buffers=4)  # in use, and two that wait, and one being read
 
