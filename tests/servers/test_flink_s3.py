@@ -200,7 +200,8 @@ def test_a_file_that_the_store_has_is_not_fetched_again(
     assert set(fetched().values()) == {1}
     told = create()
     assert (fetched(), told["stored_bytes"]) == ({}, 0)
-    monkeypatch.setattr("eoctl.ambient._host", lambda: "another")  # a job of cron's in a container: a new host each time
+    # A job of cron's in a container is on a new host each time.
+    monkeypatch.setattr("eoctl.ambient._host", lambda: "another")
     create()
     create("--as-id", str(told["id"] + 1))
     assert fetched() == {}
