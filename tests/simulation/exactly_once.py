@@ -16,13 +16,14 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from eoctl.runtime.deployment import deploy
 from eoctl.runtime.executor import Executor
+from eoctl.runtime.operators.keyed import KeyedContext, ListState, MapState, ValueState
 from eoctl.runtime.pipeline import KeyedStream, Options, Pipeline
 from eoctl.runtime.recovery import Choice, load, settle
 from eoctl.runtime.sinks.files import Files
@@ -72,6 +73,9 @@ class World:
         self.timeout = self.rng.choice([None, None, 0.0, 0.0, 0.5, 3.0])
         self.batch = self.rng.choice([1, 3, 8, 20])
         self.loss = self.rng.choice([0.0, 0.0, 0.05, 0.2])
+        self.gathers = seed % 2 == 1
+        self.span = (20, 40, 200)[seed % 3]  # with short ones most keys have no state most of the time
+        self.state = "rocksdb" if seed % 8 == 5 else "heap"
         self.crash_calls = self.rng.choice([0.0, 0.02, 0.05])
         self.fault_calls = self.rng.choice([0.0, 0.02])
         self.base = self.store(faults=False)
@@ -107,12 +111,13 @@ class World:
         rng = self.rng
         options = Options(
             interval=rng.choice([0.5, 2.0, 5.0]),
-            timeout=rng.choice([10.0, 60.0]),
+            timeout=rng.choice([10.0, 60.0]) * (3 if self.gathers else 1),  # of virtual time, which each step takes
             tolerable_failures=1000,
             alignment_timeout=self.timeout,
             max_concurrent=1 if self.timeout is not None else rng.choice([1, 2]),
             batch_size=self.batch,
             channel_capacity=rng.choice([1, 2, 8]),
+            state=self.state,
         )
         pipeline = Pipeline(NAME.name, parallelism=rng.randint(1, 3), options=options)
         made = Generator(make=self.records, count=self.count, partitions=SPLITS)
@@ -122,7 +127,35 @@ class World:
             self._count(keyed)
         if self.shape != "counts":
             self._window(keyed)
+        if self.gathers:
+            states = ValueState("left", "long"), ListState("times", "long"), MapState("sums", "long", "long")
+            bursts = keyed.process("gather", self._gather, states=states, on_timer=self._give)
+            bursts.sink("bursts", Files(self.folder / "bursts"))
         return pipeline
+
+    def _gather(self, context: KeyedContext, record: Any) -> None:
+        """State of every kind, and a timer; none is left once all timers of a key have fired."""
+        left, times, sums = map(context.state, ("left", "times", "sums"))
+        burst = record[1] // self.span
+        left.set(left.get(0) + 1)
+        times.append(record[1])
+        sums.put(burst, sums.get_entry(burst, 0) + record[1])
+        context.set_timer((burst + 1) * self.span - 1)
+
+    def _give(self, context: KeyedContext, time: int) -> Iterator[Any]:
+        left, times, sums = map(context.state, ("left", "times", "sums"))
+        burst = time // self.span
+        rest = [one for one in times.get(()) if one // self.span != burst]
+        count = len(times.get(())) - len(rest)
+        yield (context.key, burst, count, sums.get_entry(burst), min((one for one, _ in sums.items()), default=None))
+        if rest:
+            left.set(left.get() - count)
+            times.set(rest)
+            sums.remove(burst)
+        else:
+            assert left.get() == count, "the state is all there"
+            for state in (left, times, sums):
+                state.clear()
 
     def _count(self, keyed: KeyedStream) -> None:
         counts = keyed.count("count")
@@ -352,8 +385,14 @@ def check(world: World) -> None:
         once = sorted([*key, n] for key, n in windows.items())
         assert lines(world.folder / "windows") == once, "files: every window once"
         assert rows == windows, "SQLite: every window"
+    if world.gathers:
+        bursts: dict[tuple[str, int], list[int]] = {}
+        for key, at in records:
+            bursts.setdefault((key, at // world.span), []).append(at)
+        given = sorted([key, burst, len(times), sum(times), burst] for (key, burst), times in bursts.items())
+        assert lines(world.folder / "bursts") == given, "files: every burst once"
     newest = world.base.head(NAME).head.writer.attempt
-    for folder in (world.folder / "out", world.folder / "windows"):
+    for folder in (world.folder / "out", world.folder / "windows", world.folder / "bursts"):
         hidden = [path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
         assert [name for name in hidden if int(name.split("-")[1]) == newest] == [], "nothing is left pending"
 

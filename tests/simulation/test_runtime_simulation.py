@@ -176,6 +176,17 @@ def deleted_keys_come_back() -> Any:
     return patch.object(HeapTable, "drop", drop)
 
 
+def state_that_was_empty_once_is_forgotten() -> Any:
+    real = HeapTable.take
+
+    def take(self: HeapTable) -> Any:
+        changes = real(self)
+        self.data = {namespace: values for namespace, values in self.data.items() if values}
+        return changes
+
+    return patch.object(HeapTable, "take", take)
+
+
 def an_older_table_wins() -> Any:
     real = Restored
 
@@ -257,6 +268,7 @@ MUTANTS: dict[Callable[[], Any], int] = {
     positions_of_later: 40,
     changes_of_an_aborted_checkpoint_are_lost: 20,
     deleted_keys_come_back: 60,
+    state_that_was_empty_once_is_forgotten: 60,
     an_older_table_wins: 80,
     key_groups_of_the_old_subtask: 20,
     acknowledgements_of_any_checkpoint_count: 60,

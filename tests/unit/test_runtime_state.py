@@ -135,6 +135,19 @@ def test_deleted_keys_and_dropped_namespaces_stay_away(tmp_path: Path) -> None:
     assert list(again.table(spec).namespaces()) == [(10, 20)]
 
 
+def test_a_view_goes_on_after_a_checkpoint_of_nothing(tmp_path: Path) -> None:
+    state = heap(tmp_path)
+    table = state.table(COUNT)
+    view = table.view(VOID)
+    for values in ({"a": 1}, {}, {"b": 2}):
+        before = set(view)
+        view.clear()
+        view.update(values)
+        table.touched(VOID, before | values.keys())
+        files = state.freeze().write()
+    assert reopened(state, files).table(COUNT).view(VOID) == {"b": 2}
+
+
 def test_key_groups_are_dealt_out_and_met_by_routing(tmp_path: Path) -> None:
     state = heap(tmp_path)
     keys = {f"key-{number}": number for number in range(500)}

@@ -109,10 +109,10 @@ class Handle:
         self.expiry = Expiry()
         self._table = table
         self._ttl = declared.ttl_ms
-        self._maps: dict[Hashable, dict[Hashable, None]] = {}  # key -> its map keys
         self._view: View = table.view(VOID)
-        for place, value in self._view.items():
-            self._note(place, value)
+        if self._ttl is not None:
+            for place, value in self._view.items():
+                self.expiry.add(value[0] + self._ttl, place)
 
     def get(self, default: Any = None) -> Any:  # noqa: ANN401  (what was put in)
         """The value; of a list a tuple."""
@@ -128,7 +128,7 @@ class Handle:
     def clear(self) -> None:
         """There is nothing of this state for the key."""
         key = self.context.key
-        for place in [(key, map_key) for map_key in self._maps.pop(key, ())] if self._is_map else [key]:
+        for place in [(key, map_key) for map_key in self._table.map_keys(VOID, key)] if self._is_map else [key]:
             self._delete(place)
 
     def get_entry(self, map_key: Hashable, default: Any = None) -> Any:  # noqa: ANN401  (what was put in)
@@ -136,17 +136,15 @@ class Handle:
 
     def put(self, map_key: Hashable, value: Any) -> None:  # noqa: ANN401  (anything the type can hold)
         """The map has the entry."""
-        self._maps.setdefault(self.context.key, {})[map_key] = None
         self._set((self.context.key, map_key), value)
 
     def remove(self, map_key: Hashable) -> None:
-        self._maps.get(self.context.key, {}).pop(map_key, None)
         self._delete((self.context.key, map_key))
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """The entries of the map."""
         key = self.context.key
-        for map_key in list(self._maps.get(key, ())):
+        for map_key in self._table.map_keys(VOID, key):
             value = self._get((key, map_key), None)
             if value is not None:
                 yield map_key, value
@@ -157,8 +155,6 @@ class Handle:
             place = due[1]
             found = self._view.get(place)
             if found is not None and found[0] + self._ttl <= time:
-                if self._is_map:
-                    self._maps.get(place[0], {}).pop(place[1], None)
                 self._delete(place)
 
     @property
@@ -176,20 +172,13 @@ class Handle:
     def _set(self, place: Hashable, value: Any) -> None:  # noqa: ANN401  (anything the type can hold)
         if self._ttl is not None:
             value = (max(self.context.timestamp, self.context.watermark), value)
+            self.expiry.add(value[0] + self._ttl, place)
         self._view[place] = value
-        self._note(place, value)
         self._table.touched(VOID, (place,))
 
     def _delete(self, place: Hashable) -> None:
         if self._view.pop(place, None) is not None:
             self._table.touched(VOID, (place,))
-
-    def _note(self, place: Hashable, value: Any) -> None:  # noqa: ANN401  (what was put in)
-        if self._ttl is not None:
-            self.expiry.add(value[0] + self._ttl, place)
-        if self._is_map:
-            assert isinstance(place, tuple)
-            self._maps.setdefault(place[0], {})[place[1]] = None
 
 
 class Timers:

@@ -78,7 +78,10 @@ class Table(Protocol):
     spec: StateSpec
 
     def view(self, namespace: Hashable) -> View:
-        """The values by key, to be read and changed; for a map or timers by `(key, map key)`."""
+        """The values by key, to be read and changed; for a map or timers by `(key, map key)`.
+
+        It is good until the namespace is dropped, whatever is frozen meanwhile.
+        """
         ...
 
     def touched(self, namespace: Hashable, keys: Iterable[Hashable]) -> None:
@@ -91,6 +94,10 @@ class Table(Protocol):
 
     def namespaces(self) -> Iterator[Hashable]:
         """Those that hold something."""
+        ...
+
+    def map_keys(self, namespace: Hashable, key: Hashable) -> list[Hashable]:
+        """Of a map: those under which the key has something."""
         ...
 
 

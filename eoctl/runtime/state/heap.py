@@ -37,6 +37,7 @@ class HeapTable:
         self.data: dict[Hashable, dict[Hashable, Any]] = {}
         self._changed: dict[Hashable, set[Hashable]] = {}
         self._kept: set[Hashable] = set()  # namespaces of which a table on disk may hold rows
+        self._maps: dict[Hashable, dict[Hashable, dict[Hashable, None]]] = {}  # as `map_keys`, once it was asked for
         self._value = serializer(spec.value)
 
     def view(self, namespace: Hashable) -> dict[Hashable, Any]:
@@ -46,6 +47,9 @@ class HeapTable:
         return found
 
     def touched(self, namespace: Hashable, keys: Iterable[Hashable]) -> None:
+        if namespace in self._maps:
+            keys = list(keys)
+            self._index(namespace, keys)
         changed = self._changed.get(namespace)
         if changed is None:
             self._changed[namespace] = set(keys)
@@ -54,6 +58,7 @@ class HeapTable:
 
     def drop(self, namespace: Hashable) -> None:
         gone = self.data.pop(namespace, {})
+        self._maps.pop(namespace, None)
         if namespace in self._kept:
             self.touched(namespace, gone)
         else:
@@ -61,6 +66,22 @@ class HeapTable:
 
     def namespaces(self) -> Iterator[Hashable]:
         return iter([namespace for namespace, values in self.data.items() if values])
+
+    def map_keys(self, namespace: Hashable, key: Hashable) -> list[Hashable]:
+        if namespace not in self._maps:
+            self._maps[namespace] = {}
+            self._index(namespace, self.view(namespace))
+        return list(self._maps[namespace].get(key, ()))
+
+    def _index(self, namespace: Hashable, places: Iterable[Any]) -> None:
+        data, maps = self.view(namespace), self._maps[namespace]
+        for key, map_key in places:
+            if (key, map_key) in data:
+                maps.setdefault(key, {})[map_key] = None
+            elif key in maps:
+                maps[key].pop(map_key, None)
+                if not maps[key]:
+                    del maps[key]
 
     def load(self, namespace: Hashable, key: Hashable, value: object) -> None:
         """As `view`, of what a table holds already."""
@@ -82,7 +103,6 @@ class HeapTable:
                 changes.append((namespace, places, values))
             self._kept.add(namespace)
             if not found:
-                self.data.pop(namespace, None)
                 self._kept.discard(namespace)
         self._changed = {}
         return changes

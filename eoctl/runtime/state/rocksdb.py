@@ -95,6 +95,19 @@ class RocksTable:
         spaces = {self.parse(key)[0] for key in self.family.keys()}  # noqa: SIM118  (no mapping)
         return iter([self.namespace.decode(space) for space in sorted(spaces)])
 
+    def map_keys(self, namespace: Hashable, key: Hashable) -> list[Hashable]:
+        start = self._head(key) + self.namespace.encode(namespace)
+        found = []
+        for data in self.family.keys(from_key=start):
+            if not data.startswith(start):
+                break
+            found.append(self._map_keys.decode(data[len(start) :]))
+        return found
+
+    def _head(self, key: Any) -> bytes:  # noqa: ANN401  (of the declared type)
+        group = key if self.spec.by_group else self._groups.of(key)
+        return group.to_bytes(GROUP_BYTES, "big") + self._keys.encode(key)
+
     def key(self, suffix: bytes, place: Hashable) -> bytes:
         """The database's key."""
         key: Any = place
@@ -102,8 +115,7 @@ class RocksTable:
         if self.spec.kind in {"map", "timer"}:
             assert isinstance(place, tuple)
             key, map_key = place
-        group = key if self.spec.by_group else self._groups.of(key)
-        head = group.to_bytes(GROUP_BYTES, "big") + self._keys.encode(key) + suffix
+        head = self._head(key) + suffix
         if self.spec.kind == "timer":
             return head + time_bytes(map_key)
         return head + self._map_keys.encode(map_key) if self.spec.kind == "map" else head
