@@ -16,14 +16,13 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from eoctl.runtime.deployment import deploy
 from eoctl.runtime.executor import Executor
-from eoctl.runtime.operators.keyed import KeyedContext, ListState, MapState, ValueState
 from eoctl.runtime.pipeline import KeyedStream, Options, Pipeline
 from eoctl.runtime.recovery import Choice, load, settle
 from eoctl.runtime.sinks.files import Files
@@ -46,6 +45,7 @@ from storage.head import Ambient
 from storage.session import open_writer
 from storage.store import Store, init_store
 from storage.transfer import alone
+from tests.simulation.shapes import Bursts, Matches, Shape
 from tests.support.fakes import time_text
 
 NAME = PipelineId("story")
@@ -73,9 +73,10 @@ class World:
         self.timeout = self.rng.choice([None, None, 0.0, 0.0, 0.5, 3.0])
         self.batch = self.rng.choice([1, 3, 8, 20])
         self.loss = self.rng.choice([0.0, 0.0, 0.05, 0.2])
-        self.gathers = seed % 2 == 1
-        self.span = (20, 40, 200)[seed % 3]  # with short ones most keys have no state most of the time
-        self.state = "rocksdb" if seed % 8 == 5 else "heap"
+        span = (20, 40, 200)[seed % 3]  # with short ones most keys have no state most of the time
+        self.more: Shape | None = (None, Bursts(span), None, Matches(span))[seed % 4]
+        self.patience = (1, 4, 1, 8)[seed % 4]  # each step takes some time, and more subtasks take more steps
+        self.state = "rocksdb" if seed % 16 in {5, 7} else "heap"
         self.crash_calls = self.rng.choice([0.0, 0.02, 0.05])
         self.fault_calls = self.rng.choice([0.0, 0.02])
         self.base = self.store(faults=False)
@@ -111,7 +112,7 @@ class World:
         rng = self.rng
         options = Options(
             interval=rng.choice([0.5, 2.0, 5.0]),
-            timeout=rng.choice([10.0, 60.0]) * (3 if self.gathers else 1),  # of virtual time, which each step takes
+            timeout=rng.choice([10.0, 60.0]) * self.patience,
             tolerable_failures=1000,
             alignment_timeout=self.timeout,
             max_concurrent=1 if self.timeout is not None else rng.choice([1, 2]),
@@ -122,40 +123,15 @@ class World:
         pipeline = Pipeline(NAME.name, parallelism=rng.randint(1, 3), options=options)
         made = Generator(make=self.records, count=self.count, partitions=SPLITS)
         records = pipeline.source("numbers", made, time=lambda record: record[1], parallelism=rng.randint(1, 2))
-        keyed = records.map("same", lambda record: record).key_by(lambda record: record[0], type="string")
+        same = records.map("same", lambda record: record)
+        keyed = same.key_by(lambda record: record[0], type="string")
         if self.shape != "windows":
             self._count(keyed)
         if self.shape != "counts":
             self._window(keyed)
-        if self.gathers:
-            states = ValueState("left", "long"), ListState("times", "long"), MapState("sums", "long", "long")
-            bursts = keyed.process("gather", self._gather, states=states, on_timer=self._give)
-            bursts.sink("bursts", Files(self.folder / "bursts"))
+        if self.more is not None:
+            self.more.add(same, self.folder)
         return pipeline
-
-    def _gather(self, context: KeyedContext, record: Any) -> None:
-        """State of every kind, and a timer; none is left once all timers of a key have fired."""
-        left, times, sums = map(context.state, ("left", "times", "sums"))
-        burst = record[1] // self.span
-        left.set(left.get(0) + 1)
-        times.append(record[1])
-        sums.put(burst, sums.get_entry(burst, 0) + record[1])
-        context.set_timer((burst + 1) * self.span - 1)
-
-    def _give(self, context: KeyedContext, time: int) -> Iterator[Any]:
-        left, times, sums = map(context.state, ("left", "times", "sums"))
-        burst = time // self.span
-        rest = [one for one in times.get(()) if one // self.span != burst]
-        count = len(times.get(())) - len(rest)
-        yield (context.key, burst, count, sums.get_entry(burst), min((one for one, _ in sums.items()), default=None))
-        if rest:
-            left.set(left.get() - count)
-            times.set(rest)
-            sums.remove(burst)
-        else:
-            assert left.get() == count, "the state is all there"
-            for state in (left, times, sums):
-                state.clear()
 
     def _count(self, keyed: KeyedStream) -> None:
         counts = keyed.count("count")
@@ -329,7 +305,7 @@ def story(seed: int, folder: Path) -> dict[str, int]:
     sleepers = [zombie for zombie in zombies if rng.random() < 0.5]
     zombies = [zombie for zombie in zombies if zombie not in sleepers]
     last = Attempt(world, calm=True)
-    for _ in range(MAX_STEPS):
+    for _ in range(MAX_STEPS * world.patience):
         if last.executor.finished:
             break
         last.step()
@@ -385,14 +361,12 @@ def check(world: World) -> None:
         once = sorted([*key, n] for key, n in windows.items())
         assert lines(world.folder / "windows") == once, "files: every window once"
         assert rows == windows, "SQLite: every window"
-    if world.gathers:
-        bursts: dict[tuple[str, int], list[int]] = {}
-        for key, at in records:
-            bursts.setdefault((key, at // world.span), []).append(at)
-        given = sorted([key, burst, len(times), sum(times), burst] for (key, burst), times in bursts.items())
-        assert lines(world.folder / "bursts") == given, "files: every burst once"
+    more = {} if world.more is None else world.more.expected(records)
+    for name, wanted in more.items():
+        assert lines(world.folder / name) == sorted(wanted), f"files: {name}"
     newest = world.base.head(NAME).head.writer.attempt
-    for folder in (world.folder / "out", world.folder / "windows", world.folder / "bursts"):
+    for name in ("out", "windows", *more):
+        folder = world.folder / name
         hidden = [path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
         assert [name for name in hidden if int(name.split("-")[1]) == newest] == [], "nothing is left pending"
 
