@@ -7,13 +7,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from eoctl.runtime.operators.expiry import Expiry
+from eoctl.runtime.operators.expiry import Expiry, Looks
 from eoctl.runtime.operators.protocol import Context
 from eoctl.runtime.records import END_OF_TIME, NO_TIME, Batch
 from eoctl.runtime.state.backend import VOID, StateSpec, Table, View
 from eoctl.runtime.windows import Aggregate
 from formats.errors import UsageError
 
+FORGET = 1024  # times of timers that were deleted, and as many again as there are timers, may be remembered
 TIMERS = "_timer_state/event_user-timers"  # Flink's name for timers by event time of a function
 
 
@@ -106,13 +107,13 @@ class Handle:
     def __init__(self, declared: Declared, table: Table) -> None:
         self.declared = declared
         self.context: KeyedContext
-        self.expiry = Expiry()
+        self._looks = Looks()
         self._table = table
         self._ttl = declared.ttl_ms
         self._view: View = table.view(VOID)
         if self._ttl is not None:
             for place, value in self._view.items():
-                self.expiry.add(value[0] + self._ttl, place)
+                self._looks.at(value[0] + self._ttl, place)
 
     def get(self, default: Any = None) -> Any:  # noqa: ANN401  (what was put in)
         """The value; of a list a tuple."""
@@ -151,11 +152,15 @@ class Handle:
 
     def expire(self, time: int) -> None:
         """What was not set within its time to live is gone."""
-        while self._ttl is not None and (due := self.expiry.due(time)) is not None:
+        while self._ttl is not None and (due := self._looks.due(time)) is not None:
             place = due[1]
             found = self._view.get(place)
-            if found is not None and found[0] + self._ttl <= time:
+            if found is None:
+                continue
+            if found[0] + self._ttl <= time:
                 self._delete(place)
+            else:
+                self._looks.at(found[0] + self._ttl, place)
 
     @property
     def _is_map(self) -> bool:
@@ -172,7 +177,7 @@ class Handle:
     def _set(self, place: Hashable, value: Any) -> None:  # noqa: ANN401  (anything the type can hold)
         if self._ttl is not None:
             value = (max(self.context.timestamp, self.context.watermark), value)
-            self.expiry.add(value[0] + self._ttl, place)
+            self._looks.at(value[0] + self._ttl, place)
         self._view[place] = value
         self._table.touched(VOID, (place,))
 
@@ -191,16 +196,21 @@ class Timers:
         for place in self._view:
             assert isinstance(place, tuple)
             self._due.add(place[1], place[0])
+        self._count = len(self._due)
 
     def set(self, key: Hashable, time: int) -> None:
         if (key, time) not in self._view:
             self._view[key, time] = True
             self._table.touched(VOID, ((key, time),))
             self._due.add(time, key)
+            self._count += 1
+            if len(self._due) > FORGET + 2 * self._count:
+                self._due.keep(lambda at, key: (key, at) in self._view)
 
     def delete(self, key: Hashable, time: int) -> None:
         if self._view.pop((key, time), None) is not None:
             self._table.touched(VOID, ((key, time),))
+            self._count -= 1
 
     def due(self, time: int) -> Iterator[tuple[int, Hashable]]:
         """Timers that are due, each taken out before it is given; set meanwhile, they come too."""

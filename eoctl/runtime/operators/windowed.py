@@ -6,10 +6,10 @@ A record whose window is over is late, and dropped; how many there were is count
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable
 from typing import Any
 
-from eoctl.runtime.operators.expiry import Expiry
+from eoctl.runtime.operators.expiry import Looks
 from eoctl.runtime.operators.protocol import Context
 from eoctl.runtime.records import NO_TIME, Batch
 from eoctl.runtime.state.backend import VOID, StateSpec
@@ -107,14 +107,16 @@ class Sessions:
         self._session = session
         self._aggregate = aggregate
         self._watermark = NO_TIME
-        self._due = Expiry()
+        self._looks = Looks()
         self.late = 0
 
     def open(self, context: Context) -> None:
         self._table = context.state.table(StateSpec(name="session-windows", key=context.key_type))
         for key, sessions in self._table.view(VOID).items():
-            for one in _sessions(sessions):
-                self._due.add(one.window(self._session)[1] - 1, key)
+            self._look_at(key, _sessions(sessions))
+
+    def _look_at(self, key: Hashable, sessions: Iterable[OpenSession]) -> None:
+        self._looks.at(min(one.window(self._session)[1] for one in sessions) - 1, key)
 
     def process(self, batch: Batch, gate: int) -> Batch | None:  # noqa: ARG002  (there is one input)
         keys, times = keyed_times(batch)
@@ -123,11 +125,9 @@ class Sessions:
             if time + self._session.gap - 1 <= self._watermark:
                 self.late += 1
                 continue
-            before = _sessions(view.get(key, ()))
-            after = add_to_sessions(before, time, value, self._session, self._aggregate)
+            after = add_to_sessions(_sessions(view.get(key, ())), time, value, self._session, self._aggregate)
             view[key] = _stored(after)
-            for one in set(_windows(after, self._session)) - set(_windows(before, self._session)):
-                self._due.add(one[1] - 1, key)
+            self._look_at(key, after)
         self._table.touched(VOID, keys)
         return None
 
@@ -137,7 +137,7 @@ class Sessions:
         out: list[Any] = []
         times: list[int] = []
         keys: list[Hashable] = []
-        while (due := self._due.due(time)) is not None:
+        while (due := self._looks.due(time)) is not None:
             key = due[1]
             rest: list[OpenSession] = []
             for one in _sessions(view.get(key, ())):
@@ -151,6 +151,7 @@ class Sessions:
                 keys.append(key)
             if rest:
                 view[key] = _stored(tuple(rest))
+                self._look_at(key, rest)
             else:
                 view.pop(key, None)
             self._table.touched(VOID, (key,))
@@ -179,7 +180,3 @@ def _sessions(stored: tuple[tuple[int, int, Any], ...]) -> tuple[OpenSession, ..
 
 def _stored(sessions: tuple[OpenSession, ...]) -> tuple[tuple[int, int, Any], ...]:
     return tuple((one.first, one.last, one.value) for one in sessions)
-
-
-def _windows(sessions: tuple[OpenSession, ...], session: Session) -> Iterator[Window]:
-    return (one.window(session) for one in sessions)
