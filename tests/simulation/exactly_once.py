@@ -76,6 +76,7 @@ class World:
         span = (20, 40, 200)[seed % 3]  # with short ones most keys have no state most of the time
         self.more: Shape | None = (None, Bursts(span), None, Matches(span))[seed % 4]
         self.patience = (1, 4, 1, 8)[seed % 4]  # each step takes some time, and more subtasks take more steps
+        self.count //= 1 if self.more is None else 2
         self.state = "rocksdb" if seed % 16 in {5, 7} else "heap"
         self.crash_calls = self.rng.choice([0.0, 0.02, 0.05])
         self.fault_calls = self.rng.choice([0.0, 0.02])
