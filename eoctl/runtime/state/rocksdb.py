@@ -2,8 +2,8 @@
 
 One database for each subtask, one column family for each state. A key is Flink's: key group (2 bytes, big-endian), key,
 namespace, map key; so Flink's tools and ours read it. Freezing flushes and hard-links; nothing is copied, and what the
-store has already is not uploaded again. Sorted tables, of a savepoint or of the heap backend, are read into it. Needs
-rocksdict.
+store has already is not uploaded again. There is no write-ahead log: after a crash the store's checkpoint counts, not
+what the directory has. Sorted tables, of a savepoint or of the heap backend, are read into it. Needs rocksdict.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from formats.manifest import Engine, StateFile, StateInfo
 Rdict: TypeAlias = Any  # of rocksdict, an extra, whose keys and values are of any type
 
 GROUP_BYTES = 2
+BLOOM_BITS = 10  # for each key, in memory: a table without the key is passed over, but for one in a hundred
 _SPEC = "eoctl.spec:"  # + name, in the default column family: how a state was declared
 
 
@@ -246,9 +247,9 @@ class RocksState:
         self._written = number
 
     def _family(self, name: str) -> Rdict:
-        if name in _names(self._database):
-            return self._database.get_column_family(name)
-        return self._database.create_column_family(name, _options())
+        known = name in _names(self._database)
+        database = self._database
+        return _unlogged(database.get_column_family(name) if known else database.create_column_family(name, _options()))
 
 
 class RocksFrozen:
@@ -270,9 +271,13 @@ def _is_sorted(file: StateFile) -> bool:
 
 
 def _options() -> Any:  # noqa: ANN401  (rocksdict is an extra)
-    from rocksdict import Options  # noqa: PLC0415  (an extra)
+    from rocksdict import BlockBasedOptions, Options  # noqa: PLC0415  (an extra)
 
-    return Options(raw_mode=True)
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(BLOOM_BITS, False)  # noqa: FBT003  (its form)
+    options = Options(raw_mode=True)
+    options.set_block_based_table_factory(tables)
+    return options
 
 
 def _open(path: Path) -> Rdict:
@@ -283,7 +288,17 @@ def _open(path: Path) -> Rdict:
     families = {name: _options() for name in names if name != "default"}
     options = _options()
     options.create_if_missing(True)  # noqa: FBT003  (its form)
-    return Database(str(path), options, column_families=families or None)
+    return _unlogged(Database(str(path), options, column_families=families or None))
+
+
+def _unlogged(database: Rdict) -> Rdict:
+    """It, with writes that a checkpoint alone makes durable."""
+    from rocksdict import WriteOptions  # noqa: PLC0415  (an extra)
+
+    writes = WriteOptions()
+    writes.disable_wal = True
+    database.set_write_options(writes)
+    return database
 
 
 def _names(database: Rdict) -> list[str]:
