@@ -1,4 +1,4 @@
-"""Keyed and windowed count on one core: `python -m scripts.benchmarks.runtime_ours WHAT N [INTERVAL]`.
+"""Keyed and windowed count on one core: `python -m scripts.benchmarks.runtime_ours WHAT N [INTERVAL [STATE]]`.
 
 Prints one JSON object: records, seconds, cpu seconds, checkpoints, and what came out, to be compared.
 """
@@ -49,14 +49,14 @@ class Counting:
         pass
 
 
-def main(what: str, count: int, interval: float) -> None:
+def main(what: str, count: int, interval: float = 1e9, state: str = "heap") -> None:
     data = records(count)
 
     def make(_: int, first: int, stop: int) -> list[Any]:
         return data[first:stop]
 
     sink = Counting()
-    pipeline = Pipeline("bench", options=Options(interval=interval))
+    pipeline = Pipeline("bench", options=Options(interval=interval, state=state))
     source = Generator(make=make, count=count)
     if what == "count":
         stream = pipeline.source("records", source)
@@ -78,4 +78,4 @@ def main(what: str, count: int, interval: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 1e9)
+    main(sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:4]), *sys.argv[4:])

@@ -68,6 +68,8 @@ class Tables(RuleBasedStateMachine):
         return self.views[namespace]
 
     def place(self, key: str, number: int) -> Hashable:
+        if self.spec.name == "plain":
+            return key or None
         return (key, number) if self.spec.kind in {"map", "timer"} else key
 
     @rule(namespace=NAMESPACES, key=KEYS, number=NUMBERS)
@@ -125,7 +127,9 @@ class Tables(RuleBasedStateMachine):
     def is_as_the_model(self) -> None:
         if hasattr(self, "model"):
             full = {namespace: values for namespace, values in self.model.items() if values}
-            assert {name: dict(self.table.view(name)) for name in self.table.namespaces()} == full
+            found = {namespace: self.table.view(namespace) for namespace in self.table.namespaces()}
+            assert {namespace: dict(view) for namespace, view in found.items()} == full
+            assert {namespace: dict(view.items()) for namespace, view in found.items()} == full
 
     def teardown(self) -> None:
         if hasattr(self, "state"):

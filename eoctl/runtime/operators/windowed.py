@@ -30,6 +30,7 @@ class Windowed:
         self._table = context.state.table(
             StateSpec(name="window-contents", key=context.key_type, namespace="time-window", value=self._aggregate.type)
         )
+        self._windows_open = {_window(space) for space in self._table.namespaces()}
 
     def process(self, batch: Batch, gate: int) -> Batch | None:  # noqa: ARG002  (there is one input)
         keys, times = keyed_times(batch)
@@ -57,6 +58,7 @@ class Windowed:
         if window[1] - 1 <= self._watermark:
             self.late += len(keys)
             return
+        self._windows_open.add(window)
         view = self._table.view(window)
         if self._aggregate.counts:
             counts = Counter(keys)
@@ -77,21 +79,19 @@ class Windowed:
 
     def advance(self, time: int) -> Batch | None:
         self._watermark = time
-        over = sorted(_window(space) for space in self._table.namespaces() if _window(space)[1] - 1 <= time)
+        over = [window for window in self._windows_open if window[1] - 1 <= time]
         out: list[Any] = []
         times: list[int] = []
         keys: list[Any] = []
         result = self._aggregate.result
         for window in sorted(over, key=lambda window: (window[1], window[0])):
             start, end = window
-            view = self._table.view(window)
-            if result is None:
-                out += [(key, start, end, value) for key, value in view.items()]
-            else:
-                out += [(key, start, end, result(value)) for key, value in view.items()]
-            times += [end - 1] * len(view)
-            keys += view
+            for key, value in self._table.view(window).items():
+                keys.append(key)
+                out.append((key, start, end, value if result is None else result(value)))
+            times += [end - 1] * (len(out) - len(times))
             self._table.drop(window)
+            self._windows_open.remove(window)
         return Batch(out, times, keys) if out else None
 
     def before_snapshot(self) -> None:

@@ -9,7 +9,7 @@ what the directory has. Sorted tables, of a savepoint or of the heap backend, ar
 from __future__ import annotations
 
 import shutil
-from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from collections.abc import Hashable, ItemsView, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ Rdict: TypeAlias = Any  # of rocksdict, an extra, whose keys and values are of a
 
 GROUP_BYTES = 2
 BLOOM_BITS = 10  # for each key, in memory: a table without the key is passed over, but for one in a hundred
+ELSEWHERE = object()  # None may be a key
 _SPEC = "eoctl.spec:"  # + name, in the default column family: how a state was declared
 
 
@@ -52,16 +53,35 @@ class RocksView(MutableMapping[Hashable, Any]):
         del self._table.family[key]
 
     def __iter__(self) -> Iterator[Hashable]:
-        for key in list(self._table.family.keys()):
-            space, place = self._table.parse(key)
-            if space == self._suffix:
+        for key in self._table.family.keys():  # noqa: SIM118  (no mapping)
+            place = self._table.place(key, self._suffix)
+            if place is not ELSEWHERE:
                 yield place
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def items(self) -> ItemsView[Hashable, Any]:
+        return RocksItems(self)
+
+    def rows(self) -> Iterator[tuple[Hashable, Any]]:
+        """Keys and values in one go over the state."""
+        for key, value in self._table.family.items():
+            place = self._table.place(key, self._suffix)
+            if place is not ELSEWHERE:
+                yield place, self._table.decode(value)
+
     def _key(self, place: Hashable) -> bytes:
         return self._table.key(self._suffix, place)
+
+
+class RocksItems(ItemsView[Hashable, Any]):
+    """Entries that are read where they lie, not looked up one by one."""
+
+    _mapping: RocksView
+
+    def __iter__(self) -> Iterator[tuple[Hashable, Any]]:
+        return self._mapping.rows()
 
 
 class RocksTable:
@@ -87,8 +107,8 @@ class RocksTable:
 
     def drop(self, namespace: Hashable) -> None:
         suffix = self.namespace.encode(namespace)
-        for key in list(self.family.keys()):
-            if self.parse(key)[0] == suffix:
+        for key in self.family.keys():  # noqa: SIM118  (no mapping; it goes on over what was there at the start)
+            if self.place(key, suffix) is not ELSEWHERE:
                 del self.family[key]
         self._views.pop(namespace, None)
 
@@ -130,6 +150,13 @@ class RocksTable:
         if self.spec.kind == "map":
             return data[at:end], (key, self._map_keys.decode(data[end:]))
         return data[at:end], key
+
+    def place(self, data: bytes, suffix: bytes) -> Any:  # noqa: ANN401  (a key, or a pair)
+        """As of `parse`, or `ELSEWHERE` where it is not in that namespace."""
+        if self.spec.kind in {"value", "list"} and not data.endswith(suffix):
+            return ELSEWHERE
+        space, place = self.parse(data)
+        return place if space == suffix else ELSEWHERE
 
     def encode(self, value: Any) -> bytes:  # noqa: ANN401  (anything the type can hold)
         if self.spec.kind == "timer":
@@ -295,7 +322,7 @@ def _unlogged(database: Rdict) -> Rdict:
     """It, with writes that a checkpoint alone makes durable."""
     from rocksdict import WriteOptions  # noqa: PLC0415  (an extra)
 
-    writes = WriteOptions()
+    writes: Any = WriteOptions()  # whose stubs have setters that it has not
     writes.disable_wal = True
     database.set_write_options(writes)
     return database
