@@ -155,14 +155,14 @@ def measure(work: Path, rows: int, savepoints: Path | None, repetitions: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--millions", type=int, default=10)
+    parser.add_argument("--millions", type=float, default=10)
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--savepoints", type=Path, help="what an earlier run wrote")
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="flink-", dir=options.work))
     try:
-        measure(work, options.millions * 1_000_000, options.savepoints, options.repetitions)
+        measure(work, round(options.millions * 1_000_000), options.savepoints, options.repetitions)
     finally:
         shutil.rmtree(work)
 

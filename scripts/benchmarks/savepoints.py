@@ -138,8 +138,8 @@ def run(work: Path, *words: str) -> Run:
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output)
 
 
-def measure(work: Path, millions: int, *, database: bool) -> None:
-    count = millions * MILLION
+def measure(work: Path, millions: float, *, database: bool) -> None:
+    count = round(millions * MILLION)
     # In a process of its own: a child's peak is never below what its parent held when it was started.
     maker = multiprocessing.get_context("spawn").Process(target=make, args=(work, count), kwargs={"database": database})
     maker.start()
@@ -151,7 +151,7 @@ def measure(work: Path, millions: int, *, database: bool) -> None:
         assert found == count
         rate = count / iterate
         print(
-            f"{millions} M  {'rocksdict, bare iteration':30} {iterate:15.2f} s  {rate / MILLION:5.2f} M/s", flush=True
+            f"{millions:g} M  {'rocksdict, bare iteration':30} {iterate:15.2f} s  {rate / MILLION:5.2f} M/s", flush=True
         )
     key = str(count // 3)
     own = count + count // 10 + count // 100
@@ -172,7 +172,7 @@ def measure(work: Path, millions: int, *, database: bool) -> None:
         beside = f"{rated / rate:4.2f} of bare" if rate else ""
         speed = f"{rated / MILLION:5.2f} M/s  {beside:12}" if rows > 1 else f"{'':23}"
         times = f"{found_run.seconds:7.2f} s {found_run.cpu_seconds:6.2f} s"
-        print(f"{millions} M  {name:30} {times}  {speed}  peak {found_run.peak_bytes >> 20} MiB", flush=True)
+        print(f"{millions:g} M  {name:30} {times}  {speed}  peak {found_run.peak_bytes >> 20} MiB", flush=True)
 
 
 def repeats(words: tuple[str, ...]) -> int:
@@ -182,7 +182,7 @@ def repeats(words: tuple[str, ...]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--millions", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--millions", type=float, nargs="+", default=[1, 10])
     parser.add_argument("--work", type=Path)
     parser.add_argument("--tables-only", action="store_true", help="no database, and no bare iteration")
     options = parser.parse_args()

@@ -29,13 +29,13 @@ TOOLS = "eoctl,restic tuned,borg tuned"
 class _Upkeep:
     """The finished repositories below `work`."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, files: int) -> None:
         self._work = work
         self.runner = Runner(_made(work / "runner"), timeout_seconds=1800, min_free_bytes=1 << 30)
         self._chain = Chain(work / "small", STEPS)
         if not self._chain.is_whole():
             progress("making small files")
-            self._chain = make_small_files(work / "small", files=FILES, steps=STEPS)
+            self._chain = make_small_files(work / "small", files=files, steps=STEPS)
 
     def prepare(self, tool: Tool) -> None:
         """The tool's repository is there, with its caches."""
@@ -93,12 +93,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--tools", default=TOOLS)
     args = parser.parse_args()
     names = args.tools.split(",")
     known = {tool.name: tool for tool in (eoctl(), *peers())}
     tools = [known[name] for name in names]
-    upkeep = _Upkeep(args.work.resolve())
+    upkeep = _Upkeep(args.work.resolve(), args.files)
     for tool in tools:
         upkeep.prepare(tool)
     results = Results()
