@@ -1,4 +1,4 @@
-"""Keyed state of the runtime against a dictionary: set, deleted, dropped, frozen and restored in any order."""
+"""Keyed state of the runtime against a dictionary: set, deleted, drained, frozen and restored in any order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NUMBERS = st.integers(-2, 2)
 
 
 class Tables(RuleBasedStateMachine):
-    """One subtask's state. Views are asked for once, as operators do, and kept until their namespace is dropped."""
+    """One subtask's state. Views are asked for once, as operators do, and kept until their namespace is drained."""
 
     backend: type[HeapState | RocksState]
     home: Path
@@ -94,11 +94,14 @@ class Tables(RuleBasedStateMachine):
             self.table.touched(namespace, (place,))
         self.model.pop(namespace, None)
 
-    @rule(namespace=NAMESPACES)
-    def drop(self, namespace: int) -> None:
-        self.table.drop(namespace)
-        self.views.pop(namespace, None)
-        self.model.pop(namespace, None)
+    @rule(namespaces=st.frozensets(NAMESPACES, min_size=1))
+    def drain(self, namespaces: frozenset[int]) -> None:
+        found = self.table.drain(namespaces)
+        assert {namespace: dict(entries) for namespace, entries in found.items()} == {
+            namespace: self.model.pop(namespace, {}) for namespace in namespaces
+        }
+        for namespace in namespaces:
+            self.views.pop(namespace, None)
 
     @rule()
     def freeze(self) -> None:

@@ -168,13 +168,15 @@ def changes_of_an_aborted_checkpoint_are_lost() -> Any:
 
 
 def deleted_keys_come_back() -> Any:
-    real = HeapTable.drop
+    real = HeapTable.drain
 
-    def drop(self: HeapTable, namespace: Any) -> None:
-        real(self, namespace)
-        self._changed.pop(namespace, None)
+    def drain(self: HeapTable, namespaces: Any) -> Any:
+        found = real(self, namespaces)
+        for namespace in namespaces:
+            self._changed.pop(namespace, None)
+        return found
 
-    return patch.object(HeapTable, "drop", drop)
+    return patch.object(HeapTable, "drain", drain)
 
 
 def state_that_was_empty_once_is_forgotten() -> Any:

@@ -128,9 +128,9 @@ def test_deleted_keys_and_dropped_namespaces_stay_away(tmp_path: Path) -> None:
     put(state, spec, {"x": 1}, (10, 20))
     state.freeze().write()
     table = state.table(spec)
-    table.drop((0, 10))
+    table.drain([(0, 10)])
     put(state, spec, {"never": 1}, (20, 30))
-    table.drop((20, 30))
+    table.drain([(20, 30)])
     again = reopened(state, state.freeze().write())
     assert list(again.table(spec).namespaces()) == [(10, 20)]
 

@@ -88,7 +88,7 @@ class BloomDeduplication:
     def advance(self, time: int) -> Batch | None:
         if time != END_OF_TIME:
             for generation in self._filter.expire(time):
-                self._table.drop(generation)
+                self._table.drain([generation])
         return None
 
     def before_snapshot(self) -> None:

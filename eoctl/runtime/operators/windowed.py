@@ -80,18 +80,19 @@ class Windowed:
     def advance(self, time: int) -> Batch | None:
         self._watermark = time
         over = [window for window in self._windows_open if window[1] - 1 <= time]
+        if not over:
+            return None
+        self._windows_open.difference_update(over)
         out: list[Any] = []
         times: list[int] = []
         keys: list[Any] = []
         result = self._aggregate.result
-        for window in sorted(over, key=lambda window: (window[1], window[0])):
-            start, end = window
-            for key, value in self._table.view(window).items():
+        entries = self._table.drain(over)
+        for start, end in sorted(over, key=lambda window: (window[1], window[0])):
+            for key, value in entries.pop((start, end)):
                 keys.append(key)
                 out.append((key, start, end, value if result is None else result(value)))
             times += [end - 1] * (len(out) - len(times))
-            self._table.drop(window)
-            self._windows_open.remove(window)
         return Batch(out, times, keys) if out else None
 
     def before_snapshot(self) -> None:

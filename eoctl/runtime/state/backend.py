@@ -8,7 +8,7 @@ another thread, as sorted tables.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -80,7 +80,7 @@ class Table(Protocol):
     def view(self, namespace: Hashable) -> View:
         """The values by key, to be read and changed; for a map or timers by `(key, map key)`.
 
-        It is good until the namespace is dropped, whatever is frozen meanwhile.
+        It is good until the namespace is drained, whatever is frozen meanwhile.
         """
         ...
 
@@ -88,8 +88,8 @@ class Table(Protocol):
         """These keys of the view were set or deleted, since the view was changed."""
         ...
 
-    def drop(self, namespace: Hashable) -> None:
-        """Nothing is in the namespace any more."""
+    def drain(self, namespaces: Collection[Hashable]) -> dict[Hashable, list[tuple[Any, Any]]]:
+        """The entries of each of these namespaces, with nothing in them any more."""
         ...
 
     def namespaces(self) -> Iterator[Hashable]:

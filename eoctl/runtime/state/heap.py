@@ -7,7 +7,7 @@ oldest, largest one is rewritten only after half of its size has been written be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,17 @@ class HeapTable:
         else:
             changed.update(keys)
 
-    def drop(self, namespace: Hashable) -> None:
-        gone = self.data.pop(namespace, {})
-        self._maps.pop(namespace, None)
-        if namespace in self._kept:
-            self.touched(namespace, gone)
-        else:
-            self._changed.pop(namespace, None)
+    def drain(self, namespaces: Collection[Hashable]) -> dict[Hashable, list[tuple[Any, Any]]]:
+        found = {}
+        for namespace in namespaces:
+            gone = self.data.pop(namespace, {})
+            self._maps.pop(namespace, None)
+            if namespace in self._kept:
+                self.touched(namespace, gone)
+            else:
+                self._changed.pop(namespace, None)
+            found[namespace] = list(gone.items())
+        return found
 
     def namespaces(self) -> Iterator[Hashable]:
         return iter([namespace for namespace, values in self.data.items() if values])

@@ -9,7 +9,7 @@ what the directory has. Sorted tables, of a savepoint or of the heap backend, ar
 from __future__ import annotations
 
 import shutil
-from collections.abc import Hashable, ItemsView, Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Hashable, ItemsView, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -105,12 +105,20 @@ class RocksTable:
     def touched(self, namespace: Hashable, keys: Iterable[Hashable]) -> None:
         """It is in the database already."""
 
-    def drop(self, namespace: Hashable) -> None:
-        suffix = self.namespace.encode(namespace)
-        for key in self.family.keys():  # noqa: SIM118  (no mapping; it goes on over what was there at the start)
-            if self.place(key, suffix) is not ELSEWHERE:
-                del self.family[key]
-        self._views.pop(namespace, None)
+    def drain(self, namespaces: Collection[Hashable]) -> dict[Hashable, list[tuple[Any, Any]]]:
+        wanted: dict[bytes, list[tuple[Any, Any]]] = {self.namespace.encode(namespace): [] for namespace in namespaces}
+        sizes = {len(space) for space in wanted}
+        last = self.spec.kind in {"value", "list"}  # the namespace is what a key ends with
+        for data, value in self.family.items():  # as it was at the start, whatever is deleted
+            if last and all(data[-size:] not in wanted for size in sizes):
+                continue
+            space, place = self.parse(data)
+            if space in wanted:
+                wanted[space].append((place, self.decode(value)))
+                del self.family[data]
+        for namespace in namespaces:
+            self._views.pop(namespace, None)
+        return dict(zip(namespaces, wanted.values(), strict=True))
 
     def namespaces(self) -> Iterator[Hashable]:
         spaces = {self.parse(key)[0] for key in self.family.keys()}  # noqa: SIM118  (no mapping)
