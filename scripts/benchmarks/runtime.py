@@ -15,13 +15,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 INTERVAL = 1.0
-CORE = 0
+CORE = min(os.sched_getaffinity(0))
 
 
 def measure(words: list[str]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        ["taskset", "-c", str(CORE), *words], env=environment, capture_output=True, check=True, cwd=ROOT
+        words,
+        env=environment,
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        preexec_fn=lambda: os.sched_setaffinity(0, {CORE}),
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
