@@ -23,6 +23,8 @@ from tests.support.flink_oracle import Oracle, totals
 from tests.support.places import local_store
 from tests.support.stores import at
 
+pytestmark = pytest.mark.slow
+
 CANNOT_MAP = "Cannot map checkpoint/savepoint state for operator"
 MISSING = "FileNotFoundException"
 AT_500, AT_700, AT_800 = (500, 500), (700, 700), (800, 800)

@@ -47,6 +47,7 @@ from tests.support.places import local_store
 from tests.support.stopping import stand_still
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 KILLS = 50 if os.environ.get("EOCTL_TEST_LONG") == "1" else 4

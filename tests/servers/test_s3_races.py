@@ -22,7 +22,7 @@ from tests.support.places import check_roots
 from tests.support.s3_racers import mine, racing, swapper, writer
 from tests.support.seaweed import Server, running_server
 
-pytestmark = pytest.mark.lane("s3")
+pytestmark = [pytest.mark.lane("s3"), pytest.mark.slow]
 
 RACERS = 64
 LONG = os.environ.get("EOCTL_TEST_LONG") == "1"

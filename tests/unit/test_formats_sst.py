@@ -144,7 +144,7 @@ def test_sources_that_shall_have_no_key_in_common_are_refused_where_they_have():
         list(merge_batches([cut(rows, []), cut(rows, [])], keep_tombstones=False, distinct="'a' and 'b'"))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_every_cut_and_every_changed_byte_of_a_table_is_refused_or_reads_as_rows():
     file = io.BytesIO()
     write_table(file, SCHEMA, [batch_of([(1, b"key", b"", b"m", b"value"), (2, b"key", b"", b"m", None)])])
